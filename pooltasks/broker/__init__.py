@@ -1,0 +1,1 @@
+"""The path between ``.delay()`` and the result: messages, results, the Redis client."""

@@ -1,0 +1,45 @@
+"""Messages and results are JSON, and never larger than :data:`MAX_MESSAGE_BYTES`.
+
+The wire format is kombu's own ``application/json``, so stock Celery clients
+read and write it; only the encoder differs, by refusing what is too large.
+"""
+
+from __future__ import annotations
+
+from kombu.serialization import register
+from kombu.utils import json
+
+from pooltasks.errors import MessageTooLargeError
+
+SERIALIZER = "pooltasks-json"
+"""Name of the kombu serializer that operations and results use."""
+
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+"""Largest encoded body of a message or of a result, in bytes.
+
+Redis holds a message several times at once on its way (client buffer, list,
+reply buffer), and so does every process it passes: larger payloads belong into
+a store, their address into the message.
+"""
+
+
+def _encode(value: object) -> str:
+    encoded: str = json.dumps(value)
+    # Characters are bytes here: kombu's JSON escapes everything outside ASCII.
+    if len(encoded) > MAX_MESSAGE_BYTES:
+        raise MessageTooLargeError(
+            f"The encoded message has {len(encoded):,} bytes; the limit is "
+            f"{MAX_MESSAGE_BYTES:,}. Store the data elsewhere and send its address."
+        )
+    return encoded
+
+
+def register_serializer() -> None:
+    """Make :data:`SERIALIZER` known to kombu; calling it again changes nothing."""
+    register(
+        SERIALIZER,
+        _encode,
+        json.loads,
+        content_type="application/json",
+        content_encoding="utf-8",
+    )

@@ -1,0 +1,48 @@
+"""What the commands ask the live nodes, through Celery's remote control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+_REPLY_TIMEOUT = 1.0
+
+
+def statuses(app: Celery, pools: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """Return what each live node says of itself, by node name.
+
+    Args:
+        app: The application.
+        pools: Only nodes of these pools; all if empty.
+    """
+    return {
+        node: reply
+        for node, reply in ask(app, "pool_status").items()
+        if not pools or reply["pool"] in pools
+    }
+
+
+def ask(
+    app: Celery, command: str, nodes: list[str] | None = None, **arguments: Any
+) -> dict[str, dict[str, Any]]:
+    """Send a control command; return the replies by node name.
+
+    Args:
+        app: The application.
+        command: Name of the control command.
+        nodes: The nodes; all that answer within a second if None.
+        **arguments: Of the command.
+    """
+    replies = app.control.broadcast(
+        command,
+        arguments=arguments,
+        destination=nodes,
+        reply=True,
+        timeout=_REPLY_TIMEOUT,
+        limit=len(nodes) if nodes else None,
+    )
+    return {
+        node: answer for reply in replies for node, answer in reply.items() if "error" not in answer
+    }

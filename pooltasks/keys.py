@@ -1,0 +1,39 @@
+"""Every Redis key that pooltasks owns: type, content, lifetime.
+
+| key                                    | type   | content                                   | lifetime                    |
+|----------------------------------------|--------|-------------------------------------------|-----------------------------|
+| ``pool.<name>``                        | list   | waiting operations (stock kombu messages) | until reserved              |
+| ``pooltasks:session:<id>``             | hash   | ``created_at``, ``version`` (the last one | session TTL, renewed by use |
+|                                        |        | given to a program of the session) and    |                             |
+|                                        |        | ``data:<name>`` → a JSON value each       |                             |
+| ``pooltasks:session:<id>:programs``    | hash   | program id → version, space, JSON record  | session TTL, renewed by use |
+| ``pooltasks:session:<id>:statistics``  | hash   | ``<program id>:<counter>`` → number       | session TTL, renewed by use |
+
+Queues are kombu's own lists, named here because pools are addressed by them.
+Every other key begins with ``pooltasks:`` and has a time to live.
+"""
+
+from __future__ import annotations
+
+PREFIX = "pooltasks:"
+QUEUE_PREFIX = "pool."
+
+
+def queue(pool: str) -> str:
+    """Return the name of the queue, and so of the kombu list, of ``pool``."""
+    return QUEUE_PREFIX + pool
+
+
+def session(session_id: str) -> str:
+    """Return the hash of a session's data; it exists as long as the session does."""
+    return f"{PREFIX}session:{session_id}"
+
+
+def session_programs(session_id: str) -> str:
+    """Return the hash of a session's programs by program id."""
+    return f"{PREFIX}session:{session_id}:programs"
+
+
+def session_statistics(session_id: str) -> str:
+    """Return the hash of the execution counters of a session's programs."""
+    return f"{PREFIX}session:{session_id}:statistics"

@@ -1,0 +1,239 @@
+"""The process pool of a node: Celery's, with workers that are warm before they take work."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from celery.concurrency import prefork
+from celery.concurrency.asynpool import AsynPool
+from celery.utils.log import get_logger
+
+from pooltasks.errors import ConfigurationError
+from pooltasks.node.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING, WorkerProcess
+from pooltasks.node.warmup import Plan, WorkerReport, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger: logging.Logger = get_logger(__name__)
+
+_BACKOFF_FIRST = 0.5
+_BACKOFF_MOST = 30.0
+
+
+@dataclass
+class StartBackoff:
+    """When workers may be forked again after some could not be warmed.
+
+    0.5 s after the first failure in a row, doubling to 30 s; a worker that
+    becomes warm ends the row.
+    """
+
+    failures: int = 0
+    until: float = 0.0
+
+    def failed(self, now: float) -> float:
+        """Count a failure at ``now`` (monotonic seconds); return the pause in seconds."""
+        pause = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2.0**self.failures)
+        self.failures += 1
+        self.until = now + pause
+        return pause
+
+    def succeeded(self) -> None:
+        """End the row of failures."""
+        self.failures = 0
+        self.until = 0.0
+
+
+@dataclass
+class WarmUpRound:
+    """The last warm-up that was asked for on demand."""
+
+    number: int = 0
+    waiting: set[int] = field(default_factory=set)
+    reports: list[WorkerReport] = field(default_factory=list)
+
+
+class WarmPool(AsynPool):
+    """Processes of one node.
+
+    Args:
+        processes: How many.
+        *args: As billiard's.
+        plan: How they warm up.
+        **kwargs: As billiard's.
+    """
+
+    def __init__(self, processes: int, *args: Any, plan: Plan, **kwargs: Any) -> None:
+        self.plan = plan
+        self.warm: set[int] = set()
+        self.reports: dict[int, WorkerReport] = {}
+        self.round = WarmUpRound()
+        self.backoff = StartBackoff()
+        self._hub: Any = None
+        self._first_fork_at = time.monotonic()
+        self._announced = plan.settings.lazy
+        super().__init__(processes, *args, **kwargs)
+        # A worker's own limit is init_timeout from when it begins its warm-up
+        # (on_warming); this one, from the fork, covers waiting for its turn.
+        self._proc_alive_timeout = plan.settings.init_timeout * (processes + 1)
+        handlers = self._result_handler.state_handlers
+        handlers[WARMING] = self.on_warming
+        handlers[WARMED] = self.on_warmed
+
+    def _create_worker_process(self, i: int) -> Any:
+        self.Worker = partial(WorkerProcess, plan=self.plan, index=i)
+        return super()._create_worker_process(i)
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Attach to the loop; called again after each reconnection."""
+        self._hub = hub
+        super().register_with_event_loop(hub)
+
+    def on_warming(self, pid: int) -> None:
+        """Start the clock of a worker that begins its warm-up."""
+        self.reports.pop(pid, None)
+        self._hub.call_later(self.plan.settings.init_timeout, self._kill_if_cold, pid)
+
+    def _kill_if_cold(self, pid: int) -> None:
+        process, _ = self._process_by_pid(pid)
+        if process is None or pid in self.reports or not process._is_alive():  # noqa: SLF001  billiard's name
+            return
+        logger.error(
+            "pool %s: worker %s was not warm within init_timeout (%g s) and is killed",
+            self.plan.pool,
+            pid,
+            self.plan.settings.init_timeout,
+        )
+        os.kill(pid, signal.SIGKILL)
+
+    def on_warmed(self, report: WorkerReport) -> None:
+        """Keep a worker's report; say what failed."""
+        self.reports[report.pid] = report
+        if report.pid in self.round.waiting:
+            self.round.waiting.discard(report.pid)
+            self.round.reports.append(report)
+        if report.error:
+            logger.error(
+                "pool %s: the warm-up of worker %s failed in %s:\n%s",
+                self.plan.pool,
+                report.pid,
+                report.commands[-1].operation,
+                report.error,
+            )
+
+    def on_process_alive(self, pid: int) -> None:
+        """Give work to a worker from now on."""
+        super().on_process_alive(pid)
+        if self._process_by_pid(pid)[0] is None:  # it ended right after it said so
+            return
+        self.warm.add(pid)
+        self.backoff.succeeded()
+        if not self._announced and len(self.warm) == self._processes:
+            self._announced = True
+            merged = summary(self.reports.values())
+            logger.info(
+                "pool %s: %s of %s workers are warm after %.3f s (%s)",
+                self.plan.pool,
+                merged["succeeded"],
+                self._processes,
+                time.monotonic() - self._first_fork_at,
+                self.plan.settings.warmup.strategy,
+            )
+
+    def _join_exited_workers(self, shutdown: bool = False) -> Any:  # noqa: FBT002  billiard's signature
+        before = {process.pid: process for process in self._pool}
+        exitcodes = super()._join_exited_workers(shutdown)
+        for pid in before.keys() - {process.pid for process in self._pool}:
+            failed = pid not in self.warm or before[pid].exitcode == EX_WARM_UP_FAILED
+            self.warm.discard(pid)
+            self.reports.pop(pid, None)
+            self.round.waiting.discard(pid)
+            if failed and not shutdown:
+                pause = self.backoff.failed(time.monotonic())
+                logger.error(
+                    "pool %s: worker %s ended before it was warm; the next starts in %.1f s",
+                    self.plan.pool,
+                    pid,
+                    pause,
+                )
+        return exitcodes
+
+    def _repopulate_pool(self, exitcodes: Iterable[int]) -> None:
+        pause = self.backoff.until - time.monotonic()
+        if pause > 0:
+            if self._hub is not None:
+                self._hub.call_later(pause, self.maintain_pool)
+            return
+        super()._repopulate_pool(exitcodes)
+
+    def warm_again(self) -> int:
+        """Ask every warm worker to warm up again; return the number of the round."""
+        self.round = WarmUpRound(self.round.number + 1, set(self.warm))
+        for pid in self.round.waiting:
+            os.kill(pid, REWARM_SIGNAL)
+        return self.round.number
+
+
+class TaskPool(prefork.TaskPool):
+    """Celery's prefork pool made of a :class:`WarmPool`."""
+
+    _pool: WarmPool
+
+    def on_start(self) -> None:
+        """Fork the workers, from a parent whose memory is ready to be shared."""
+        if not self.forking_enable:
+            raise ConfigurationError(
+                "A node forks its workers from a warm parent; "
+                "worker_pool_start_method must be 'fork'."
+            )
+        extension = self.app.pooltasks
+        settings = extension.settings.pool_settings(extension.pool)
+        plan = Plan.of(extension.pool, settings, self.limit)
+        self.Pool = partial(WarmPool, plan=plan)
+        # Everything imported so far is shared by all workers for ever: a
+        # collection that touches it in one of them would copy the page.
+        gc.collect()
+        gc.freeze()
+        super().on_start()
+
+    def did_start_ok(self) -> bool:
+        """Return True: a worker that failed is retried, and never ends the node."""
+        self._pool.maintain_pool()
+        return True
+
+    def warm_and_cold(self) -> tuple[int, int]:
+        """Return how many workers take operations and how many do not yet."""
+        warm = len(self._pool.warm)
+        return warm, max(0, self.num_processes - warm)
+
+    def warm_again(self) -> int:
+        """Ask every warm worker to warm up again; return the number of the round."""
+        return self._pool.warm_again()
+
+    def warm_up_report(self, number: int | None = None) -> dict[str, Any]:
+        """Return the merged report of a round, or of each worker's last warm-up.
+
+        Args:
+            number: The round, as :meth:`warm_again` returned it.
+        """
+        if number is None:
+            return {**summary(self._pool.reports.values()), "finished": True}
+        current = self._pool.round
+        if current.number != number:
+            return {**summary(()), "finished": True, "superseded": True}
+        return {**summary(current.reports), "finished": not current.waiting}
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Return ``pid`` and ``state`` (``warm``, ``warming``) of every worker."""
+        return [
+            {"pid": process.pid, "state": "warm" if process.pid in self._pool.warm else "warming"}
+            for process in self._pool._pool  # noqa: SLF001  billiard's name
+        ]

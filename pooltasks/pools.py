@@ -1,0 +1,151 @@
+"""Pool: what a producer application can do with one pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import current_app
+
+from pooltasks import keys
+from pooltasks.app import BUILT_IN_OPERATIONS, settings_of
+from pooltasks.broker.serialization import SERIALIZER
+from pooltasks.task import Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery import Celery
+    from celery.result import AsyncResult
+
+    from pooltasks.settings import PoolSettings
+
+
+class Pool:
+    """One pool of an application.
+
+    Args:
+        name: The pool's name in the settings.
+        app: The application; by default Celery's current one.
+
+    Raises:
+        ConfigurationError: There is no such pool, or pooltasks is not
+            installed on the application.
+    """
+
+    def __init__(self, name: str, app: Celery | None = None) -> None:
+        self.name = name
+        self.app = app or current_app._get_current_object()  # noqa: SLF001  Celery's documented way out of the proxy
+        self.settings: PoolSettings = settings_of(self.app).pool_settings(name)
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name}>"
+
+    @property
+    def queue(self) -> str:
+        """Name of the pool's queue."""
+        return keys.queue(self.name)
+
+    def submit(
+        self,
+        command: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> AsyncResult:
+        """Send an operation to this pool and return at once.
+
+        Args:
+            command: A built-in operation (``"ping"``) or a task name
+                (``"workers.code.analyze"``).
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            timeout: Seconds that waiting and running may take together.
+
+        Returns:
+            Celery's result; ``get()`` raises what the operation raised.
+        """
+        name = command if "." in command else f"{BUILT_IN_OPERATIONS}.{command}"
+        return self._task(name).apply_async(
+            list(args), dict(kwargs or {}), queue=self.queue, deadline=timeout
+        )
+
+    def execute(
+        self,
+        command: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Any:
+        """Run an operation without a session of its own and return its value.
+
+        Session-aware operations use the shared anonymous session.
+
+        Args:
+            command: As in :meth:`submit`.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            timeout: Seconds that waiting and running may take together; by
+                default the pool's checkout timeout plus its operation timeout.
+
+        Raises:
+            celery.exceptions.TimeoutError: There is no result within ``timeout``.
+            Exception: Whatever the operation raised.
+        """
+        budget = timeout or self.settings.checkout_timeout + self.settings.operation_timeout
+        result = self.submit(command, args, kwargs, timeout=budget)
+        try:
+            return result.get(timeout=budget + _REPLY_MARGIN)
+        finally:
+            result.forget()
+
+    def execute_in_session(
+        self,
+        session_id: str,
+        command: str,
+        args: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        timeout: float | None = None,
+    ) -> Any:
+        """Run a session-aware operation and return its value.
+
+        Any worker of the pool serves any session.
+
+        Args:
+            session_id: The session.
+            command: As in :meth:`submit`.
+            args: Positional arguments as a sequence or keyword arguments as a mapping.
+            timeout: As in :meth:`execute`.
+
+        Raises:
+            SessionNotFoundError: The operation needs a session that exists.
+            celery.exceptions.TimeoutError: There is no result within ``timeout``.
+            Exception: Whatever the operation raised.
+        """
+        keywords = dict(args) if hasattr(args, "keys") else {}
+        positional = () if keywords else tuple(args)
+        keywords["session_id"] = session_id
+        return self.execute(command, positional, keywords, timeout=timeout)
+
+    def _task(self, name: str) -> Any:
+        if name.startswith(f"{BUILT_IN_OPERATIONS}."):
+            self.app.loader.import_task_module(BUILT_IN_OPERATIONS)
+        task = self.app.tasks.get(name)
+        # Not imported here: the arguments are checked by the worker instead.
+        return task if task is not None else _operation_by_name(self.app, name)
+
+
+def _operation_by_name(app: Celery, name: str) -> Any:
+    """Return an operation that this process can send but not run."""
+    remote = type(
+        "RemoteOperation",
+        (Operation,),
+        {"name": name, "typing": False, "serializer": SERIALIZER},
+    )
+    remote.bind(app)
+    return remote()
+
+
+_REPLY_MARGIN = 2.0
+"""Seconds beyond a deadline for the worker's refusal to reach the caller."""

@@ -1,0 +1,209 @@
+"""Operation: the Celery task class behind ``@operation``.
+
+Publishing adds two headers, ``published_at`` and ``deadline`` (seconds since the
+epoch); the worker refuses what waited too long and retries what may be retried.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from kombu.exceptions import EncodeError
+
+from pooltasks import keys
+from pooltasks.errors import (
+    Category,
+    CheckoutTimeout,
+    DeadlineExceeded,
+    OperationRefusedError,
+    OperationTimeout,
+    PooltasksError,
+    categorize,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pooltasks.settings import PoolSettings
+
+RETRIES: Mapping[Category, int] = {
+    Category.INITIALIZATION: 3,
+    Category.CONNECTION: 5,
+    Category.COMMUNICATION: 3,
+    Category.TIMEOUT: 2,
+    Category.RESOURCE: 1,
+    Category.HEALTH_CHECK: 3,
+    Category.SESSION: 2,
+    Category.PYTHON: 1,
+    Category.SYSTEM: 0,
+}
+"""How often ``retry=True`` retries an error of each category."""
+
+_IMMEDIATE = {Category.COMMUNICATION, Category.SESSION, Category.PYTHON}
+_BACKOFF_BASE = 0.1
+_BACKOFF_CAP = 30.0
+
+
+def retry_delay(category: Category, retries: int) -> float:
+    """Return the seconds to wait before retry number ``retries`` (from 0).
+
+    Categories whose cause does not pass with time are retried at once; the
+    others after exponential backoff with full jitter: uniform on
+    [0, min(30, 0.1 · 2^retries)] (Brooker, "Exponential Backoff And Jitter",
+    AWS Architecture Blog, 2015).
+    """
+    if category in _IMMEDIATE:
+        return 0.0
+    return random.uniform(0.0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2.0**retries))  # noqa: S311  no secret
+
+
+class Operation(Task):
+    """A Celery task that belongs to a pool; made by :func:`pooltasks.operation`."""
+
+    abstract = True
+    Request = "pooltasks.node.request:OperationRequest"
+
+    pool: str | None = None
+    timeout: float | None = None
+    checkout_timeout: float | None = None
+    retries_by_category: Mapping[Category, int] = {}
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        *positional: Any,
+        deadline: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Publish the operation, as :meth:`celery.app.task.Task.apply_async` does.
+
+        Args:
+            args: Positional arguments of the operation.
+            kwargs: Keyword arguments of the operation.
+            *positional: As Celery's.
+            deadline: Seconds from now (or from when it is due) within which
+                waiting and running must end; by default the checkout timeout
+                plus the operation timeout.
+            **options: As Celery's; ``queue`` names the pool of an operation
+                that any pool can run.
+
+        Raises:
+            OperationRefusedError: No pool is named.
+            MessageTooLargeError: The arguments are too large for a message.
+            kombu.exceptions.EncodeError: The arguments are not JSON.
+            TypeError: The arguments do not fit the operation.
+        """
+        if not options.get("queue"):
+            options["queue"] = self.queue or self._queue_of_this_process()
+        settings = self._pool_settings(options["queue"])
+        published_at = time.time() + float(options.get("countdown") or 0)
+        if options.get("eta") is not None:
+            published_at = max(published_at, options["eta"].timestamp())
+        budget = deadline
+        if budget is None:
+            budget = (self.checkout_timeout or settings.checkout_timeout) + (
+                self.timeout or settings.operation_timeout
+            )
+        headers = dict(options.get("headers") or {})
+        headers["published_at"] = published_at
+        # A retry brings the deadline of its first attempt.
+        headers.setdefault("deadline", published_at + budget)
+        options["headers"] = headers
+        try:
+            return super().apply_async(args, kwargs, *positional, **options)
+        except EncodeError as error:
+            if isinstance(error.__cause__, PooltasksError):
+                raise error.__cause__ from None
+            raise
+
+    def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
+        """Return the signature of another attempt; it keeps the first one's deadline."""
+        request = self.request if request is None else request
+        signature = super().signature_from_request(request, *args, **options)
+        deadline = request.get("deadline")
+        if deadline is not None:
+            signature.options["headers"] = {
+                **(signature.options.get("headers") or {}),
+                "deadline": deadline,
+            }
+        return signature
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the operation: here if called directly, with its checks in a worker."""
+        request = self.request
+        if request.called_directly:
+            return super().__call__(*args, **kwargs)
+        self._start(request)
+        try:
+            return self.run(*args, **kwargs)
+        except (Ignore, Reject, Retry):
+            raise
+        except SoftTimeLimitExceeded as error:
+            seconds = time.perf_counter() - request.run_started
+            timeout = OperationTimeout(f"{self.name} was stopped after running for {seconds:.3f} s.")
+            self._retry_if_allowed(request, timeout)
+            raise timeout from error
+        except Exception as error:
+            self._retry_if_allowed(request, error)
+            raise
+
+    def _start(self, request: Any) -> None:
+        """Note the wait; raise if the operation came too late to be run."""
+        request.run_started = time.perf_counter()
+        now = time.time()
+        published_at = request.get("published_at")
+        if published_at is None:  # a stock client published it
+            return
+        # Never negative: hosts' clocks differ by some milliseconds.
+        wait = request.wait_seconds = max(0.0, now - published_at)
+        delivery = request.delivery_info or {}
+        allowed = self.checkout_timeout or self._pool_settings(
+            delivery.get("routing_key")
+        ).checkout_timeout
+        # What comes back from a dead worker had been checked out in time.
+        if wait > allowed and not delivery.get("redelivered"):
+            raise CheckoutTimeout(
+                f"{self.name} waited {wait:.3f} s for a worker, longer than its checkout "
+                f"timeout of {allowed:g} s; it was not run."
+            )
+        deadline = request.get("deadline")
+        if deadline is not None and now >= deadline:
+            raise DeadlineExceeded(
+                f"{self.name} reached a worker {now - deadline:.3f} s after its deadline; "
+                "it was not run."
+            )
+
+    def _retry_if_allowed(self, request: Any, error: Exception) -> None:
+        """Raise Celery's Retry if ``error`` may be retried before the deadline."""
+        category = categorize(error)
+        most = self.retries_by_category.get(category, 0)
+        delay = retry_delay(category, request.retries)
+        deadline = request.get("deadline")
+        in_time = deadline is None or time.time() + delay < deadline
+        if request.retries < most and in_time:
+            raise self.retry(exc=error, countdown=delay, max_retries=most)
+
+    def _pool_settings(self, queue: str | None) -> PoolSettings:
+        settings = self.app.pooltasks.settings
+        name = (queue or self.queue or "").removeprefix(keys.QUEUE_PREFIX)
+        pool: PoolSettings = settings.pool_settings(name)
+        return pool
+
+    def _queue_of_this_process(self) -> str:
+        """Return the queue of an operation without a pool, published by a node's worker."""
+        extension = self.app.pooltasks
+        if extension.pool is not None:
+            return keys.queue(extension.pool)
+        pools = list(extension.settings.pools)
+        if len(pools) == 1:
+            return keys.queue(pools[0])
+        raise OperationRefusedError(
+            f"{self.name} can run in any pool, and none is named. Say which: "
+            f"Pool(NAME).execute(…) or apply_async(queue='pool.NAME'). "
+            f"Pools: {', '.join(pools) or 'none configured'}."
+        )
