@@ -124,14 +124,15 @@ def install(celery_app: Celery, settings: Settings | None = None) -> Celery:
     for key, value in _operation_configuration(settings).items():
         if key == "task_queues":
             # An application without explicit queues keeps its default one.
-            present = celery_app.conf.task_queues or (
-                Queue(celery_app.conf.task_default_queue),
-            )
+            present = celery_app.conf.task_queues or (Queue(celery_app.conf.task_default_queue),)
             celery_app.conf.task_queues = (*present, *value)
         elif key == "task_routes":
             celery_app.conf.task_routes = [*value, *_as_list(celery_app.conf.task_routes)]
         else:
             celery_app.conf[key] = {**value, **celery_app.conf[key]}
+    if _state.default_app is app:
+        # Threads other than the main one publish through the default application.
+        celery_app.set_default()
     register_serializer()
     celery_app.Worker = partial(_node_or_stock_worker, celery_app)
     return celery_app
@@ -223,7 +224,6 @@ def operation(
         return shared_task(
             base=Operation,
             pool=pool,
-            queue=keys.queue(pool) if pool else None,
             timeout=timeout,
             checkout_timeout=checkout_timeout,
             retries_by_category=_retries(retry),
@@ -268,7 +268,7 @@ def _operation_configuration(settings: Settings) -> dict[str, Any]:
         default=settings.pool_settings(CONTROL_POOL).operation_timeout,
     )
 
-    def route(name: str, *_: Any, task: Any = None, **__: Any) -> dict[str, str] | None:
+    def route(name: str, *_: Any, **__: Any) -> dict[str, str] | None:
         """Route by module what is sent by name and so carries no queue of its own."""
         module = name.rpartition(".")[0]
         for pool, its in settings.pools.items():
@@ -278,7 +278,8 @@ def _operation_configuration(settings: Settings) -> dict[str, Any]:
 
     return {
         "task_queues": tuple(
-            Queue(name, exchange, routing_key=name) for name in map(keys.queue, dict.fromkeys(pools))
+            Queue(name, exchange, routing_key=name)
+            for name in map(keys.queue, dict.fromkeys(pools))
         ),
         "task_routes": [route],
         # A reserved operation of a dead node comes back after this many seconds,

@@ -11,7 +11,9 @@ from enum import StrEnum
 
 import click
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
 class Category(StrEnum):
@@ -76,7 +78,7 @@ class OperationTimeout(PooltasksError, TimeoutError):  # noqa: N818  as Checkout
     category = Category.TIMEOUT
 
 
-class MessageTooLargeError(PooltasksError, ValueError):
+class MessageTooLargeError(PooltasksError, EncodeError):
     """The operation's arguments, or its result, are larger than a message may be."""
 
     category = Category.COMMUNICATION
@@ -128,6 +130,9 @@ class EmbeddedServerError(PooltasksError):
     category = Category.INITIALIZATION
 
 
+_CONNECTION_ERRORS = (ConnectionError, OperationalError, RedisConnectionError, RedisTimeoutError)
+
+
 def categorize(error: BaseException) -> Category:
     """Return the category of ``error``: its own where it has one, else by its type.
 
@@ -136,12 +141,12 @@ def categorize(error: BaseException) -> Category:
     """
     if isinstance(error, PooltasksError):
         return error.category
+    if isinstance(error, _CONNECTION_ERRORS):
+        return Category.CONNECTION
     if isinstance(error, SoftTimeLimitExceeded | TimeLimitExceeded | TimeoutError):
         return Category.TIMEOUT
     if isinstance(error, WorkerLostError):
         return Category.COMMUNICATION
-    if isinstance(error, ConnectionError | OperationalError):
-        return Category.CONNECTION
     if isinstance(error, MemoryError):
         return Category.RESOURCE
     return Category.PYTHON

@@ -1,13 +1,19 @@
 """Every Redis key that pooltasks owns: type, content, lifetime.
 
-| key                                    | type   | content                                   | lifetime                    |
-|----------------------------------------|--------|-------------------------------------------|-----------------------------|
-| ``pool.<name>``                        | list   | waiting operations (stock kombu messages) | until reserved              |
-| ``pooltasks:session:<id>``             | hash   | ``created_at``, ``version`` (the last one | session TTL, renewed by use |
-|                                        |        | given to a program of the session) and    |                             |
-|                                        |        | ``data:<name>`` → a JSON value each       |                             |
-| ``pooltasks:session:<id>:programs``    | hash   | program id → version, space, JSON record  | session TTL, renewed by use |
-| ``pooltasks:session:<id>:statistics``  | hash   | ``<program id>:<counter>`` → number       | session TTL, renewed by use |
+| key                                   | type | content                       | lifetime      |
+|---------------------------------------|------|-------------------------------|---------------|
+| ``pool.<name>``                       | list | waiting operations (stock     | until         |
+|                                       |      | kombu messages)               | reserved      |
+| ``pooltasks:session:<id>``            | hash | ``created_at``; ``version``:  | session TTL,  |
+|                                       |      | the last one given to one of  | renewed by    |
+|                                       |      | its programs; ``data:<name>`` | use           |
+|                                       |      | → a JSON value each           |               |
+| ``pooltasks:session:<id>:programs``   | hash | program id → version, space,  | session TTL,  |
+|                                       |      | JSON record                   | renewed by    |
+|                                       |      |                               | use           |
+| ``pooltasks:session:<id>:statistics`` | hash | ``<program id>:<counter>`` →  | session TTL,  |
+|                                       |      | number                        | renewed by    |
+|                                       |      |                               | use           |
 
 Queues are kombu's own lists, named here because pools are addressed by them.
 Every other key begins with ``pooltasks:`` and has a time to live.

@@ -138,7 +138,7 @@ class Pool:
 
 def _operation_by_name(app: Celery, name: str) -> Any:
     """Return an operation that this process can send but not run."""
-    remote = type(
+    remote: Any = type(
         "RemoteOperation",
         (Operation,),
         {"name": name, "typing": False, "serializer": SERIALIZER},

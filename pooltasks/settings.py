@@ -139,7 +139,9 @@ def _redis_url(secret: SecretStr) -> SecretStr:
     except ValueError:
         port_is_valid = False
     if not port_is_valid or parts.scheme not in _URL_SCHEMES:
-        raise ValueError(f"not a Redis URL; allowed: {allowed}")  # never the URL: it may hold a password
+        raise ValueError(
+            f"not a Redis URL; allowed: {allowed}"
+        )  # never the URL: it may hold a password
     if parts.scheme == "unix" and not parts.path.strip("/"):
         raise ValueError(f"the URL names no socket; allowed: {allowed}")
     if parts.scheme != "unix" and not parts.hostname:
@@ -204,7 +206,10 @@ class Settings(BaseSettings):
         for name in pools:
             lowered = str(name).lower()
             if lowered in owners:
-                message = f"pools {owners[lowered]!r} and {name!r} share the queue {keys.queue(lowered)!r}; rename one"
+                message = (
+                    f"pools {owners[lowered]!r} and {name!r} share the queue "
+                    f"{keys.queue(lowered)!r}; rename one"
+                )
                 raise ValueError(message)
             owners[lowered] = name
         for name in pools:
@@ -269,8 +274,9 @@ class Settings(BaseSettings):
         if name == CONTROL_POOL:
             return _CONTROL_POOL_SETTINGS
         if self.pools or not _POOL_NAME.fullmatch(name):
+            known = ", ".join(sorted(self.pools)) or "none configured"
             raise ConfigurationError(
-                f"There is no pool {name!r}. Pools: {', '.join(sorted(self.pools)) or 'none configured'}. "
+                f"There is no pool {name!r}. Pools: {known}. "
                 f"Add [pools.{name}] to the TOML file or use one of these."
             )
         return PoolSettings()
@@ -329,8 +335,9 @@ def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     """Return the keys of the table in which the unknown key at ``location`` stands."""
     model: Any = Settings
     for part in location[:-1]:
-        if not isinstance(model, type):  # inside a container: ``part`` is a name or an index
+        fields = getattr(model, "model_fields", None)
+        if fields is None:  # inside a container: ``part`` is a name or an index
             model = next(a for a in reversed(get_args(model)) if a is not Ellipsis)
         else:
-            model = model.model_fields[str(part)].annotation
+            model = fields[str(part)].annotation
     return sorted(model.model_fields)

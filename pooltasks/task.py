@@ -15,13 +15,13 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError
 
 from pooltasks import keys
+from pooltasks.broker.serialization import encoding_error
 from pooltasks.errors import (
     Category,
     CheckoutTimeout,
     DeadlineExceeded,
     OperationRefusedError,
     OperationTimeout,
-    PooltasksError,
     categorize,
 )
 
@@ -99,7 +99,7 @@ class Operation(Task):
             TypeError: The arguments do not fit the operation.
         """
         if not options.get("queue"):
-            options["queue"] = self.queue or self._queue_of_this_process()
+            options["queue"] = keys.queue(self.pool) if self.pool else self._queue_of_this_process()
         settings = self._pool_settings(options["queue"])
         published_at = time.time() + float(options.get("countdown") or 0)
         if options.get("eta") is not None:
@@ -117,9 +117,7 @@ class Operation(Task):
         try:
             return super().apply_async(args, kwargs, *positional, **options)
         except EncodeError as error:
-            if isinstance(error.__cause__, PooltasksError):
-                raise error.__cause__ from None
-            raise
+            raise encoding_error(error) from None
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
         """Return the signature of another attempt; it keeps the first one's deadline."""
@@ -145,7 +143,9 @@ class Operation(Task):
             raise
         except SoftTimeLimitExceeded as error:
             seconds = time.perf_counter() - request.run_started
-            timeout = OperationTimeout(f"{self.name} was stopped after running for {seconds:.3f} s.")
+            timeout = OperationTimeout(
+                f"{self.name} was stopped after running for {seconds:.3f} s."
+            )
             self._retry_if_allowed(request, timeout)
             raise timeout from error
         except Exception as error:
@@ -162,9 +162,10 @@ class Operation(Task):
         # Never negative: hosts' clocks differ by some milliseconds.
         wait = request.wait_seconds = max(0.0, now - published_at)
         delivery = request.delivery_info or {}
-        allowed = self.checkout_timeout or self._pool_settings(
-            delivery.get("routing_key")
-        ).checkout_timeout
+        allowed = (
+            self.checkout_timeout
+            or self._pool_settings(delivery.get("routing_key")).checkout_timeout
+        )
         # What comes back from a dead worker had been checked out in time.
         if wait > allowed and not delivery.get("redelivered"):
             raise CheckoutTimeout(
@@ -190,7 +191,7 @@ class Operation(Task):
 
     def _pool_settings(self, queue: str | None) -> PoolSettings:
         settings = self.app.pooltasks.settings
-        name = (queue or self.queue or "").removeprefix(keys.QUEUE_PREFIX)
+        name = queue.removeprefix(keys.QUEUE_PREFIX) if queue else self.pool
         pool: PoolSettings = settings.pool_settings(name)
         return pool
 

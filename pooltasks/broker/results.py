@@ -6,6 +6,9 @@ import time
 from typing import Any
 
 from celery.backends.redis import RedisBackend
+from kombu.exceptions import EncodeError
+
+from pooltasks.broker.serialization import encoding_error
 
 
 class ResultBackend(RedisBackend):
@@ -16,6 +19,18 @@ class ResultBackend(RedisBackend):
     absent from results of plain Celery tasks and of messages that a stock
     client published.
     """
+
+    def encode(self, data: Any) -> Any:
+        """Return ``data`` as the stored text.
+
+        Raises:
+            MessageTooLargeError: It is larger than a message may be.
+            kombu.exceptions.EncodeError: It is not JSON.
+        """
+        try:
+            return super().encode(data)
+        except EncodeError as error:
+            raise encoding_error(error) from None
 
     def _get_result_meta(
         self,

@@ -6,10 +6,15 @@ read and write it; only the encoder differs, by refusing what is too large.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kombu.serialization import register
 from kombu.utils import json
 
 from pooltasks.errors import MessageTooLargeError
+
+if TYPE_CHECKING:
+    from kombu.exceptions import EncodeError
 
 SERIALIZER = "pooltasks-json"
 """Name of the kombu serializer that operations and results use."""
@@ -32,6 +37,12 @@ def _encode(value: object) -> str:
             f"{MAX_MESSAGE_BYTES:,}. Store the data elsewhere and send its address."
         )
     return encoded
+
+
+def encoding_error(error: EncodeError) -> EncodeError:
+    """Return what is to be raised for ``error``: kombu wraps the encoder's own error in it."""
+    inner = error.args[0] if error.args else None
+    return inner if isinstance(inner, MessageTooLargeError) else error
 
 
 def register_serializer() -> None:

@@ -48,4 +48,6 @@ def check(context: CLIContext) -> None:
 
 
 def _say(good: bool, what: str, text: str) -> None:
-    click.echo(f"{click.style('ok  ' if good else 'FAIL', fg='green' if good else 'red')} {what}: {text}")
+    click.echo(
+        f"{click.style('ok  ' if good else 'FAIL', fg='green' if good else 'red')} {what}: {text}"
+    )

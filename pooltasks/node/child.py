@@ -65,7 +65,9 @@ class WorkerProcess(Worker):
         """Run the pool's commands and tell the node; return whether all succeeded."""
         with self.plan.permits.one(self.index):
             self.outq.put((WARMING, (os.getpid(),)))
-            report: WorkerReport = run_commands(self.initargs[0], self.plan.settings.warmup.commands)
+            report: WorkerReport = run_commands(
+                self.initargs[0], self.plan.settings.warmup.commands
+            )
         if report.error is None:
             self._warm = True
             # What the warm-up made stays: the collector need not look at it again.

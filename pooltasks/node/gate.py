@@ -9,7 +9,7 @@ from celery import bootsteps
 from celery.worker.consumer.tasks import Tasks
 
 
-class Gate(bootsteps.StartStopStep):  # type: ignore[misc]
+class Gate(bootsteps.StartStopStep):
     """Closes the consumer while no worker is warm, and narrows it while some are cold.
 
     kombu asks ``can_consume`` at every turn of the event loop before it asks
@@ -29,7 +29,8 @@ class Gate(bootsteps.StartStopStep):  # type: ignore[misc]
             warm, cold = pool.warm_and_cold()
             if not warm:
                 return False
-            reserved = len(self._delivered) - len(self._dirty)
-            return reserved < max(1, self.prefetch_count - cold * multiplier)
+            reserved: int = len(self._delivered) - len(self._dirty)
+            room: int = max(1, self.prefetch_count - cold * multiplier)
+            return reserved < room
 
         qos.can_consume = MethodType(can_consume, qos)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import signal
 import time
@@ -22,7 +21,7 @@ from pooltasks.node.warmup import Plan, WorkerReport, summary
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-logger: logging.Logger = get_logger(__name__)
+logger = get_logger(__name__)
 
 _BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 30.0
@@ -148,7 +147,7 @@ class WarmPool(AsynPool):
                 self.plan.settings.warmup.strategy,
             )
 
-    def _join_exited_workers(self, shutdown: bool = False) -> Any:  # noqa: FBT002  billiard's signature
+    def _join_exited_workers(self, shutdown: bool = False) -> Any:
         before = {process.pid: process for process in self._pool}
         exitcodes = super()._join_exited_workers(shutdown)
         for pid in before.keys() - {process.pid for process in self._pool}:

@@ -75,7 +75,7 @@ class Node(Worker):
             )
         if names and not names[0].startswith(keys.QUEUE_PREFIX):
             raise ConfigurationError(
-                f"-Q {names[0]} names no pool's queue; a pool's queue is pool.<name>. Pools: {known}."
+                f"-Q {names[0]} names no pool's queue; that is pool.<name>. Pools: {known}."
             )
         by_queue = names[0].removeprefix(keys.QUEUE_PREFIX) if names else None
         if by_queue and settings.pool and by_queue != settings.pool:

@@ -1,0 +1,163 @@
+"""``pooltasks up``: the whole deployment on one machine.
+
+The Procfile names the same programs for process managers, docker-compose.yml
+for containers; a test holds the three together.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pooltasks import keys
+from pooltasks.cli.supervisor import Program, Supervisor
+from pooltasks.embedded import READY_LINE, EmbeddedServer
+from pooltasks.errors import PooltasksError
+from pooltasks.settings import CONTROL_POOL, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def _application(context: click.Context) -> str:
+    """Return the application of ``pooltasks -A …``, which ``up`` need not repeat."""
+    return str(context.find_root().params.get("app") or "pooltasks")
+
+
+@click.command()
+@click.option("-A", "--app", help="The Celery application.  [default: pooltasks]")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".pooltasks"),
+    show_default=True,
+    help="Where the embedded server and beat keep their data.",
+)
+@click.option(
+    "--dashboard-port",
+    type=click.IntRange(1, 65535),
+    default=5555,
+    show_default=True,
+    help="The dashboard's port on 127.0.0.1.",
+)
+@click.option("--dashboard/--no-dashboard", default=True, help="Run the dashboard if installed.")
+@click.pass_context
+def up(
+    context: click.Context,
+    *,
+    app: str | None,
+    data_dir: Path,
+    dashboard_port: int,
+    dashboard: bool,
+) -> None:
+    """Run the whole deployment on this machine until Ctrl-C.
+
+    That is: an embedded server (unless the settings name one of your own), a
+    node for every pool, the control node, beat, and the dashboard when it is
+    installed. A program that dies is started again.
+    """
+    settings = Settings.load()
+    data_dir = data_dir.absolute()
+    has_own_server = "redis_url" in settings.model_fields_set
+    server = None if has_own_server else EmbeddedServer(data_dir)
+    try:
+        with server.reserve() if server else nullcontext():
+            _make_folder(data_dir)
+            url = server.url if server else settings.redis_url.get_secret_value()
+            running = clients(
+                settings.pools,
+                app=app or _application(context),
+                redis_url=url,
+                data_dir=data_dir,
+                dashboard_port=dashboard_port if dashboard and find_spec("flower") else None,
+            )
+            if server:
+                running.insert(0, _server_program(server))
+            Supervisor(running).run()
+    except PooltasksError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def clients(
+    pools: Iterable[str],
+    *,
+    app: str,
+    redis_url: str,
+    data_dir: Path,
+    dashboard_port: int | None,
+) -> list[Program]:
+    """Return every program of a deployment but the server.
+
+    Args:
+        pools: The pools' names; the control pool is added.
+        app: The Celery application, as after ``celery -A``.
+        redis_url: The server; goes to the programs in their environment, where
+            only their own user can read it.
+        data_dir: Where beat keeps its schedule.
+        dashboard_port: The dashboard's port; None for no dashboard.
+    """
+    celery = [sys.executable, "-m", "celery", "-A", app]
+    env = {
+        **os.environ,
+        "POOLTASKS_REDIS_URL": redis_url,
+        "PYTHONUNBUFFERED": "1",  # a pipe would hold lines back
+    }
+    env.pop("POOLTASKS_POOL", None)  # each node has its own
+    programs = [
+        Program(
+            name=pool,
+            argv=[*celery, "worker", "-Q", keys.queue(pool), "-n", f"{pool}@%h", "-l", "info"],
+            env=env,
+            ready_text=f"{pool}@{socket.gethostname()} ready.",
+        )
+        for pool in dict.fromkeys([*pools, CONTROL_POOL])
+    ]
+    schedule = str(data_dir / "celerybeat-schedule")
+    programs.append(
+        Program(
+            name="beat",
+            argv=[*celery, "beat", "-l", "info", "--schedule", schedule],
+            env=env,
+            ready_text="beat: Starting...",
+        )
+    )
+    if dashboard_port is not None:
+        programs.append(
+            Program(
+                name="dashboard",
+                argv=[*celery, "flower", "--address=127.0.0.1", f"--port={dashboard_port}"],
+                env=env,
+                ready_text="Visit me at",
+                note=f"http://127.0.0.1:{dashboard_port}",
+            )
+        )
+    return programs
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(
+            f"{path} cannot be made: {error.strerror}. Choose another folder.",
+            param_hint="--data-dir",
+        ) from error
+
+
+def _server_program(server: EmbeddedServer) -> Program:
+    return Program(
+        name="server",
+        argv=server.argv,
+        env=os.environ,
+        ready_text=READY_LINE,
+        note=f"POOLTASKS_REDIS_URL={server.url}",
+        is_foundation=True,
+        pass_fds=server.pass_fds,
+    )

@@ -1,0 +1,54 @@
+"""Deployments for the tests of this folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from deployment import DEADLINE, Deployment
+
+from pooltasks import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pooltasks.embedded import EmbeddedServer
+
+
+@pytest.fixture
+def deployment(redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
+    """An empty deployment on a database of its own."""
+    deployment = Deployment(tmp_path, redis_url)
+    try:
+        yield deployment
+    finally:
+        deployment.stop()
+
+
+SERVING = """
+[pools.code]
+imports = ["sample_operations"]
+pool_size = 2
+checkout_timeout = 20
+"""
+
+
+@pytest.fixture(scope="module")
+def serving(
+    valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """One node with two workers, shared by the tests of a module."""
+    url = valkey.url.removesuffix("/0") + "/2"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    deployment = Deployment(tmp_path_factory.mktemp("serving"), url)
+    deployment.app = deployment.configure(SERVING)
+    deployment.pool = Pool("code", app=deployment.app)
+    try:
+        deployment.start_node("-Q", "pool.code")
+        deployment.pool.execute("ping", timeout=DEADLINE)
+        yield deployment
+    finally:
+        deployment.stop()

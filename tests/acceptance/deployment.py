@@ -1,0 +1,119 @@
+"""Real nodes, started through their command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from pooltasks.app import Extension, PoolApp
+from pooltasks.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+DEADLINE = 30.0
+
+
+def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
+    """Return what ``condition`` returns as soon as it is true; fail after ``deadline`` seconds."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)  # between looks
+    pytest.fail(f"not within {deadline} s: {what}")
+
+
+class Deployment:
+    """A server, a configuration, and the nodes that a test starts."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.url = url
+        self.redis = redis.Redis.from_url(url, decode_responses=True)
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("POOLTASKS_")},
+            "POOLTASKS_REDIS_URL": url,
+            "PYTHONPATH": str(HERE),
+        }
+
+    def configure(self, toml: str) -> PoolApp:
+        """Write the configuration; return an application that sees it."""
+        path = self.folder / "pools.toml"
+        path.write_text(toml)
+        self.environment["POOLTASKS_CONFIG"] = str(path)
+        app = PoolApp("pooltasks", set_as_current=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("POOLTASKS_CONFIG", str(path))
+            patch.setenv("POOLTASKS_REDIS_URL", self.url)
+            app._extension = Extension(Settings.load())
+        return app
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", *arguments]
+
+    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+            **options,
+        )
+
+    def start_node(self, *options: str) -> subprocess.Popen[bytes]:
+        log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
+        node = subprocess.Popen(
+            self.command("celery", "-A", "pooltasks", "worker", "-l", "info", *options),
+            env=self.environment,
+            cwd=self.folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        log.close()
+        self.nodes.append(node)
+        return node
+
+    def log(self, number: int = 0) -> str:
+        return (self.folder / f"node-{number}.log").read_text(errors="replace")
+
+    def status(self) -> dict[str, Any]:
+        """What the only node says of itself; empty while none answers."""
+        completed = self.run("pooltasks", "status", "--json")
+        nodes = json.loads(completed.stdout or "{}")
+        return next(iter(nodes.values()), {})
+
+    def wait_for_warm(self, workers: int) -> dict[str, Any]:
+        def warm() -> dict[str, Any] | None:
+            status = self.status()
+            return status if status.get("warm") == workers and not status["cold"] else None
+
+        return wait_until(warm, f"{workers} warm workers; the log:\n{self.log()[-3000:]}")
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            if node.poll() is None:
+                node.send_signal(signal.SIGTERM)
+        for node in self.nodes:
+            try:
+                node.wait(DEADLINE / 2)
+            except subprocess.TimeoutExpired:
+                node.kill()
+                node.wait()
+                pytest.fail(f"a node did not stop:\n{self.log()[-3000:]}")
+        self.redis.close()

@@ -1,0 +1,108 @@
+"""Operations that the acceptance tests run in real workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from pooltasks import operation
+from pooltasks.broker.client import redis_client
+
+_this_worker: dict[str, Any] = {}
+
+
+@operation(pool="code", bind=True)
+def warm(self, seconds: float = 0.0, unless: str | None = None) -> None:
+    """Warm up this worker; fail unless the key ``unless`` exists."""
+    redis_client(self.app).incr("warm-ups")
+    time.sleep(seconds)
+    if unless is not None and not redis_client(self.app).exists(unless):
+        raise RuntimeError("the warm-up is told to fail")
+    _this_worker["warm_pid"] = os.getpid()
+
+
+@operation(pool="code", bind=True)
+def hang_once(self) -> None:
+    """Hang in the first worker that warms up."""
+    if redis_client(self.app).incr("hangs") == 1:
+        time.sleep(3600)
+    _this_worker["warm_pid"] = os.getpid()
+
+
+@operation(pool="code")
+def probe() -> dict[str, Any]:
+    """Tell who runs this, and whether it is warm."""
+    return {"pid": os.getpid(), "warm": _this_worker.get("warm_pid") == os.getpid()}
+
+
+@operation(pool="code")
+def echo(value: Any = None) -> Any:
+    return value
+
+
+@operation(pool="code")
+def add(*terms: int) -> int:
+    return sum(terms[0]) if terms and isinstance(terms[0], list) else sum(terms)
+
+
+@operation(pool="code")
+def fail(message: str = "as it was told") -> None:
+    raise ValueError(message)
+
+
+@operation(pool="code")
+def unserialisable() -> object:
+    return object()
+
+
+@operation(pool="code")
+def large(size: int) -> str:
+    return "x" * size
+
+
+@operation(pool="code", timeout=0.3)
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@operation(pool="code", timeout=0.3)
+def ignore_the_soft_limit() -> None:
+    started = time.monotonic()
+    while time.monotonic() - started < 60:
+        try:
+            time.sleep(60)
+        except BaseException:  # noqa: BLE001, S112  that is what it is for
+            continue
+
+
+@operation(pool="code", timeout=30)
+def occupy(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@operation(pool="code", bind=True)
+def die_once(self, key: str) -> int:
+    """Kill this worker at the first delivery."""
+    deliveries = redis_client(self.app).incr(key)
+    if deliveries == 1:
+        os.kill(os.getpid(), 9)
+    return deliveries
+
+
+@operation(pool="code", bind=True, idempotent=False)
+def die_once_not_idempotent(self, key: str) -> int:
+    deliveries = redis_client(self.app).incr(key)
+    if deliveries == 1:
+        os.kill(os.getpid(), 9)
+    return deliveries
+
+
+@operation(pool="code", bind=True, retry={"connection": 3})
+def fail_until(self, key: str, attempts: int) -> int:
+    """Lose a connection until it was tried ``attempts`` times."""
+    attempt = redis_client(self.app).incr(key)
+    if attempt < attempts:
+        raise ConnectionError("told to fail")
+    return attempt
