@@ -15,7 +15,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -146,7 +146,9 @@ def _redis_url(secret: SecretStr) -> SecretStr:
         raise ValueError(f"the URL names no socket; allowed: {allowed}")
     if parts.scheme != "unix" and not parts.hostname:
         raise ValueError(f"the URL names no host; allowed: {allowed}")
-    if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
+    database = dict(parse_qsl(parts.query, keep_blank_values=True)).get("db", "0")
+    in_path = parts.scheme != "unix" and parts.path
+    if not database.isdecimal() or (in_path and not re.fullmatch(r"/\d*", parts.path)):
         raise ValueError(f"the database is not a number; allowed: {allowed}")
     return secret
 
@@ -286,12 +288,22 @@ class Settings(BaseSettings):
 
         It may hold a password: never log it.
         """
-        url = self.redis_url.get_secret_value()
-        parts = urlsplit(url)
-        if parts.scheme != "unix":
-            return url
-        query = parts.query.replace("db=", "virtual_host=")
-        return urlunsplit(("redis+socket", parts.netloc, parts.path, query, ""))
+        parts = urlsplit(self.redis_url.get_secret_value())
+        # redis-py reads these from the query too; kombu would ignore them there.
+        query = dict(parse_qsl(parts.query))
+        credentials, _, address = parts.netloc.rpartition("@")
+        user, _, password = credentials.partition(":")
+        user = user or quote(query.pop("username", ""), safe="")
+        password = password or quote(query.pop("password", ""), safe="")
+        database = query.pop("db", "")
+        scheme, path = parts.scheme, parts.path
+        if scheme == "unix":
+            scheme = "redis+socket"
+            query["virtual_host"] = database or "0"
+        elif database:
+            path = f"/{database}"
+        login = f"{user}:{password}@" if user or password else ""
+        return f"{scheme}://{login}{address}{path}" + (f"?{urlencode(query)}" if query else "")
 
 
 _CONTROL_POOL_SETTINGS = PoolSettings(pool_size=1, min_pool_size=1, max_pool_size=1)

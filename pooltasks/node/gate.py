@@ -15,6 +15,12 @@ class Gate(bootsteps.StartStopStep):
     kombu asks ``can_consume`` at every turn of the event loop before it asks
     the server for a message, and a worker that becomes warm wakes the loop: no
     polling is needed to open the gate.
+
+    The gate may close while the server still owes the answer to a BRPOP, for
+    at most kombu's ``brpop_timeout`` (1 s). kombu would leave that answer in
+    the socket until the gate opens; a message in it would be in no list of the
+    server meanwhile, out of reach of other nodes, and lost with this one. So
+    the answer is read when it comes and its message goes back to where it was.
     """
 
     requires = (Tasks,)
@@ -23,14 +29,40 @@ class Gate(bootsteps.StartStopStep):
         """Put the gate before the channel from which operations come."""
         pool = consumer.pool
         multiplier = consumer.prefetch_multiplier
-        qos = consumer.task_consumer.channel.qos
+        channel = consumer.task_consumer.channel
+        qos = channel.qos
+        deliver = channel.handlers["BRPOP"]
 
-        def can_consume(self: Any) -> bool:
+        def is_open() -> bool:
             warm, cold = pool.warm_and_cold()
             if not warm:
                 return False
-            reserved: int = len(self._delivered) - len(self._dirty)
-            room: int = max(1, self.prefetch_count - cold * multiplier)
+            reserved: int = len(qos._delivered) - len(qos._dirty)  # noqa: SLF001  kombu's names
+            room: int = max(1, qos.prefetch_count - cold * multiplier)
             return reserved < room
 
+        def can_consume(_: Any) -> bool:
+            # While an answer is owed, kombu asks for no further message.
+            return is_open() or bool(channel._in_poll)  # noqa: SLF001  kombu's name
+
+        def receive() -> Any:
+            return deliver() if is_open() else _put_back(channel)
+
         qos.can_consume = MethodType(can_consume, qos)
+        channel.handlers["BRPOP"] = receive
+
+
+def _put_back(channel: Any) -> None:
+    """Read the answer to a BRPOP and return its message to the end it was taken from."""
+    connection = channel.client.connection
+    try:
+        answer = channel.client.parse_response(connection, "BRPOP")
+    except channel.connection_errors:
+        connection.disconnect()  # as kombu: the next turn of the loop connects again
+        raise
+    finally:
+        channel._in_poll = None  # noqa: SLF001  kombu's name
+    if answer:
+        queue, message = answer
+        with channel.conn_or_acquire() as client:
+            client.rpush(queue, message)

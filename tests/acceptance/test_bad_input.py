@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.exceptions import NotRegistered
@@ -19,10 +18,8 @@ from pooltasks.errors import (
     SessionNotFoundError,
 )
 
-SIGNATURE = {
-    "inputs": [{"name": "question", "type": "string"}],
-    "outputs": [{"name": "answer", "type": "string"}],
-}
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CASES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "unknown operation": (

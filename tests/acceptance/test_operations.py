@@ -11,6 +11,7 @@ from celery import Celery, chain, chord, group, signature
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from deployment import DEADLINE, Deployment, wait_until
 
+from pooltasks import Pool
 from pooltasks.errors import CheckoutTimeout, DeadlineExceeded, OperationTimeout
 
 
@@ -36,7 +37,7 @@ def test_an_error_of_the_operation_reaches_the_caller_as_it_was_raised(step) -> 
 
 
 def test_an_operation_is_stopped_at_its_timeout(serving: Deployment) -> None:
-    with pytest.raises(OperationTimeout, match="sample_operations.sleep was stopped after"):
+    with pytest.raises(OperationTimeout, match=r"sample_operations\.sleep was stopped after"):
         serving.pool.submit("sample_operations.sleep", [30]).get(timeout=DEADLINE)
 
 
@@ -73,13 +74,11 @@ def test_what_waited_longer_than_the_checkout_timeout_is_not_run(deployment: Dep
         pool_size = 1
         checkout_timeout = 0.5
     """)
-    from pooltasks import Pool
-
     late = Pool("code", app=app).submit("sample_operations.die_once", ["late"])
     sent_at = time.monotonic()
     wait_until(lambda: time.monotonic() - sent_at > 0.6, "the checkout timeout passes")
     deployment.start_node("-Q", "pool.code")
-    with pytest.raises(CheckoutTimeout, match="longer than its checkout timeout of 0.5 s"):
+    with pytest.raises(CheckoutTimeout, match=r"longer than its checkout timeout of 0\.5 s"):
         late.get(timeout=DEADLINE)
     assert deployment.redis.get("late") is None
 

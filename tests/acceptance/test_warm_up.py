@@ -86,7 +86,9 @@ def test_a_warm_up_that_fails_is_reported_retried_with_backoff_and_reserves_noth
         [pools.code]
         imports = ["sample_operations"]
         pool_size = 1
-        warmup = { commands = [{ operation = "sample_operations.warm", kwargs = { unless = "repaired" } }] }
+        [[pools.code.warmup.commands]]
+        operation = "sample_operations.warm"
+        kwargs = { unless = "repaired" }
     """)
     result = Pool("code", app=app).submit("sample_operations.probe")
     node = deployment.start_node("-Q", "pool.code")

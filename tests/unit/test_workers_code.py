@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.code import MOST_COMPLEX, UnparsableSourceError, decisions, measure, parse, report
+from workers.code import (
+    MOST_COMPLEX,
+    UnparsableSourceError,
+    analyze,
+    decisions,
+    measure,
+    parse,
+    report,
+)
 
 
 def analyzed(source, path="example.py"):
@@ -247,3 +255,8 @@ def test_any_text_is_measured_or_refused(source):
 
 def test_a_boolean_operator_has_one_decision_less_than_operands():
     assert decisions(ast.parse("a or b or c or d", mode="eval").body) == 3
+
+
+def test_the_operation_belongs_to_the_pool_code():
+    assert (analyze.name, analyze.pool) == ("workers.code.analyze", "code")
+    assert analyze("def f(): pass\n", "one.py") == analyzed("def f(): pass\n", "one.py")
