@@ -14,9 +14,16 @@
 | ``pooltasks:session:<id>:statistics`` | hash | ``<program id>:<counter>`` →  | session TTL,  |
 |                                       |      | number                        | renewed by    |
 |                                       |      |                               | use           |
+| ``pooltasks:leases``                  | zset | node identity → server time   | a day after   |
+|                                       |      | in ms when its lease runs out | the last one  |
+| ``pooltasks:unacked:<identity>``      | hash | reservation id → message,     | until done or |
+|                                       |      | exchange and routing key      | put back      |
+| ``pooltasks:dead:<queue>``            | list | dead letters, the latest      | until dropped |
+|                                       |      | first, each a JSON object     |               |
 
 Queues are kombu's own lists, named here because pools are addressed by them.
-Every other key begins with ``pooltasks:`` and has a time to live.
+Every other key begins with ``pooltasks:``; all but unacked operations and dead
+letters have a time to live.
 """
 
 from __future__ import annotations
@@ -43,3 +50,22 @@ def session_programs(session_id: str) -> str:
 def session_statistics(session_id: str) -> str:
     """Return the hash of the execution counters of a session's programs."""
     return f"{PREFIX}session:{session_id}:statistics"
+
+
+LEASES = f"{PREFIX}leases"
+"""Leases of the nodes: identity to the server time in ms at which each runs out."""
+
+
+def unacked(identity: str) -> str:
+    """Return the hash of what the node ``identity`` has reserved."""
+    return f"{PREFIX}unacked:{identity}"
+
+
+def alive(identity: str) -> str:
+    """Return the channel to which the node ``identity`` is subscribed while it lives."""
+    return f"{PREFIX}alive:{identity}"
+
+
+def dead_letters(queue_name: str) -> str:
+    """Return the list of the dead letters of a queue."""
+    return f"{PREFIX}dead:{queue_name}"

@@ -196,6 +196,9 @@ class Settings(BaseSettings):
     config: Path | None = Field(default=None, description="the TOML file")
     pool: str | None = Field(default=None, description="the pool that this process serves")
     pools: dict[str, PoolSettings] = {}
+    broker_transport: Literal["pooltasks", "stock"] = Field(
+        default="pooltasks", description="how a node reserves; stock is kombu's own"
+    )
     session_ttl: float = Field(default=3600.0, ge=1, description="seconds after the last use")
     result_expires: float = Field(default=86400.0, ge=1, description="seconds a result is kept")
 

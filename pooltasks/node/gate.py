@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import MethodType
 from typing import Any
 
 from celery import bootsteps
 from celery.worker.consumer.tasks import Tasks
+
+from pooltasks.broker.transport import QoS
 
 
 class Gate(bootsteps.StartStopStep):
@@ -31,6 +34,9 @@ class Gate(bootsteps.StartStopStep):
         multiplier = consumer.prefetch_multiplier
         channel = consumer.task_consumer.channel
         qos = channel.qos
+        if isinstance(qos, QoS):
+            qos.gate = partial(_allowed, pool, multiplier)
+            return
         deliver = channel.handlers["BRPOP"]
 
         def is_open() -> bool:
@@ -50,6 +56,12 @@ class Gate(bootsteps.StartStopStep):
 
         qos.can_consume = MethodType(can_consume, qos)
         channel.handlers["BRPOP"] = receive
+
+
+def _allowed(pool: Any, multiplier: int, prefetch_count: int) -> int:
+    """Return how many messages a node may hold for the workers that are warm."""
+    warm, cold = pool.warm_and_cold()
+    return max(1, prefetch_count - cold * multiplier) if warm else 0
 
 
 def _put_back(channel: Any) -> None:

@@ -11,6 +11,7 @@ from kombu import Exchange, Queue
 
 from pooltasks import keys
 from pooltasks.app import import_operations
+from pooltasks.broker.transport import NAME, register_transport
 from pooltasks.errors import ConfigurationError
 from pooltasks.node import control  # noqa: F401  registers the control commands
 from pooltasks.node.gate import Gate
@@ -49,6 +50,10 @@ class Node(Worker):
         if queue not in app.amqp.queues:
             app.amqp.queues.add(Queue(queue, Exchange("pool", type="direct"), routing_key=queue))
         app.steps["consumer"].add(Gate)
+        if extension.settings.broker_transport == "pooltasks":
+            register_transport()
+            app.conf.broker_transport = NAME
+            app.conf.broker_url = app.conf.broker_url.replace("redis+socket:", f"{NAME}+socket:")
         if hostname in (None, default_nodename(None)):
             hostname = host_format(f"{name}@%h")
         options["concurrency"] = options.get("concurrency") or pool.pool_size

@@ -1,0 +1,142 @@
+"""What a dead node had reserved goes back to its queue.
+
+Every node holds a lease and keeps one connection subscribed to a channel of
+its own. The server drops the subscription at the moment the node's process is
+gone, so every other node sees its death without waiting for the lease; the
+lease finds what no closed connection shows: a frozen process, a lost host.
+
+A node that was only frozen finds its lease taken: it reserves nothing more
+(``reserve.lua``) and starts again under a new identity.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+from redis.exceptions import WatchError
+
+from pooltasks import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+logger = get_logger(__name__)
+
+LEASE_SECONDS = 5.0
+"""How long a node may be silent before what it reserved runs elsewhere."""
+WATCH_SECONDS = 0.1
+"""How often a node renews its lease and looks at the others."""
+_GONE_SECONDS = 0.15
+"""How long a subscription must be gone: longer than a reconnection takes."""
+
+_WATCH = files("pooltasks.broker").joinpath("watch.lua").read_text("utf-8")
+
+
+class Lease:
+    """One node's lease, and its watch over the others.
+
+    Args:
+        client: A redis-py client of the server.
+        identity: Unique for each connection of a node.
+        redeliver: Pushes a message, decoded, to the head of its queue within a
+            pipeline: ``redeliver(message, exchange, routing_key, pipeline)``.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        identity: str,
+        redeliver: Callable[..., None],
+    ) -> None:
+        self.identity = identity
+        self._client = client
+        self._redeliver = redeliver
+        self._subscription = client.pubsub()
+        self._alive: set[str] = set()
+        self._gone_since: dict[str, float] = {}
+
+    def take(self) -> None:
+        """Take the lease; nothing may be reserved before."""
+        seconds, microseconds = self._client.time()
+        now = seconds * 1000 + microseconds // 1000
+        self._client.zadd(keys.LEASES, {self.identity: now + int(LEASE_SECONDS * 1000)})
+        self._subscription.subscribe(keys.alive(self.identity))
+
+    def give_up(self) -> None:
+        """Close the subscription; the others put back what is left."""
+        self._subscription.close()
+
+    def renew(self) -> bool:
+        """Renew the lease and recover what dead nodes have left.
+
+        Returns:
+            Whether the lease was still held.
+        """
+        held, *others = self._client.eval(
+            _WATCH,
+            1,
+            keys.LEASES,
+            self.identity,
+            int(LEASE_SECONDS * 1000),
+            keys.alive(""),
+        )
+        known = set()
+        for identity, expired, subscribers in _triples(others):
+            known.add(identity)
+            if expired or self._is_gone(identity, subscribers):
+                self._recover(
+                    identity, "its lease ran out" if expired else "its connections closed"
+                )
+        self._alive &= known
+        return bool(held)
+
+    def _is_gone(self, identity: str, subscribers: int) -> bool:
+        """Return whether a node that this one has seen alive has been gone for long enough.
+
+        Only those: after a restart of the server everybody is away for a moment.
+        """
+        now = time.monotonic()
+        if subscribers:
+            self._alive.add(identity)
+            self._gone_since.pop(identity, None)
+            return False
+        since = self._gone_since.setdefault(identity, now)
+        return identity in self._alive and now - since >= _GONE_SECONDS
+
+    def _recover(self, identity: str, reason: str) -> None:
+        """Put everything that ``identity`` had reserved back, and end its lease.
+
+        All or nothing, and once: another node that does the same at this
+        moment makes one of the two transactions fail.
+        """
+        unacked = keys.unacked(identity)
+        leases = keys.LEASES
+        with self._client.pipeline() as pipe:
+            try:
+                pipe.watch(unacked, leases)
+                if pipe.zscore(leases, identity) is None:
+                    return
+                reserved = pipe.hvals(unacked)
+                pipe.multi()
+                for entry in reserved:
+                    self._redeliver(*json.loads(entry), pipe)
+                pipe.delete(unacked)
+                pipe.zrem(leases, identity)
+                pipe.execute()
+            except WatchError:
+                return  # the next look tells
+        self._gone_since.pop(identity, None)
+        self._alive.discard(identity)
+        logger.warning(
+            "node %s is dead (%s): put %d operations back", identity, reason, len(reserved)
+        )
+
+
+def _triples(values: list[Any]) -> Iterator[tuple[str, int, int]]:
+    for place in range(0, len(values), 3):
+        identity, expired, subscribers = values[place : place + 3]
+        yield identity.decode(), expired, subscribers

@@ -1,0 +1,277 @@
+"""The transport of a node: kombu's for Redis, with a reservation that loses nothing.
+
+Stock kombu takes a message with BRPOP and notes it as unacked in a second
+step; a node that dies between the two loses it. Here one script moves a batch
+from the queue to the unacked hash (``reserve.lua``), and carries the
+acknowledgements that have gathered. While the queue is empty the node waits
+with ``BLMOVE queue queue RIGHT RIGHT``, which puts the message back where it
+was: it wakes the node and takes nothing.
+
+Queue and message stay kombu's own, so stock clients publish and stock workers
+drain. Producers keep the stock transport: publishing needs nothing of this.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from base64 import b64encode
+from functools import partial
+from importlib.resources import files
+from itertools import count
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from celery.utils.log import get_logger
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+
+from pooltasks import keys
+from pooltasks.broker.recovery import WATCH_SECONDS, Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = get_logger(__name__)
+
+NAME = "pooltasks"
+"""The transport's name in kombu."""
+
+_UNLIMITED = 100
+"""Messages a channel without a prefetch count reserves at the same time."""
+_MOMENT = 0.1
+"""Seconds for which one of several lists is watched."""
+_RESERVE = files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
+
+
+class QoS(redis.QoS):
+    """What the channel has reserved; acknowledgements gather until they are flushed."""
+
+    channel: Channel
+
+    gate: Callable[[int], int] | None = None
+    """Narrows the prefetch count to what a node's warm workers can take."""
+
+    def room(self) -> int:
+        """Return how many messages may be reserved now."""
+        allowed = self.gate(self.prefetch_count) if self.gate else self.prefetch_count or _UNLIMITED
+        return max(0, allowed - len(self._delivered) + len(self._dirty))
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: leases, not ages, tell what is to be put back (``recovery.py``)."""
+
+    def can_consume(self) -> bool:
+        """Return whether a message may be reserved now."""
+        return self.room() > 0
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Keep a message that the script has reserved."""
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge with the next step to the server."""
+        self.channel.finished.append(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Put a message back at the head of its queue, or drop it."""
+        if requeue:
+            # In a kombu list the head is at the right, which "leftmost" is not.
+            self.restore_by_tag(delivery_tag, leftmost=False)
+            virtual.QoS.ack(self, delivery_tag)
+        else:
+            self.ack(delivery_tag)
+
+
+class Channel(redis.Channel):
+    """A channel that reserves atomically."""
+
+    QoS = QoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.finished: list[str] = []
+        """Reservations to acknowledge at the next step."""
+        self._ids = f"{uuid4().hex}-"
+        self._next_id = 0
+        self._asked: tuple[str, ...] = ()
+        self._may_wait = False
+        self._watched = 0
+        self._waits = False
+        self._without_acknowledgement: set[str] = set()
+        super().__init__(*args, **kwargs)
+        self.unacked_key = keys.unacked(self.connection.identity)
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume from ``queue``."""
+        if no_ack:
+            self._without_acknowledgement.add(queue)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        connection = self.client.connection
+        self._in_poll = connection
+        self._brpop_sent_at = time.monotonic()
+        lists = [self._q_for_pri(q, pri) for pri in self.priority_steps for q in queues]
+        # What is to be acknowledged does not wait for a message to come.
+        self._waits = self._may_wait and not self.finished
+        if self._waits:
+            # One list can be watched; of several, each in turn for a moment.
+            seconds = (timeout or self.brpop_timeout) if len(lists) == 1 else _MOMENT
+            watched = lists[self._next_watched(len(lists))]
+            connection.send_command("BLMOVE", watched, watched, "RIGHT", "RIGHT", seconds)
+        else:
+            self._asked = tuple(queues) * len(self.priority_steps)
+            finished, self.finished = self.finished, []
+            connection.send_command(
+                "EVAL",
+                _RESERVE,
+                2 + len(lists),
+                self.unacked_key,
+                keys.LEASES,
+                *lists,
+                self.qos.room(),
+                self.connection.identity if self.connection.lease else "",
+                self._ids,
+                self._next_id,
+                *(f',"",{json.dumps(queue)}]' for queue in self._asked),
+                *finished,
+            )
+
+    def _next_watched(self, lists: int) -> int:
+        self._watched = (self._watched + 1) % lists
+        return self._watched
+
+    def _brpop_read(self, **options: Any) -> bool:
+        try:
+            answer = self.client.parse_response(self.client.connection, "EVAL", **options)
+        except self.connection_errors:
+            # Disconnected, kombu connects again at the next turn of the loop.
+            self.client.connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if self._waits:
+            self._may_wait = answer is None and len(self.active_queues) == 1
+            raise Empty
+        self._may_wait = not answer
+        if not answer:
+            raise Empty
+        # All numbers are taken before any message is delivered: delivering may
+        # raise, and a number that is used twice would overwrite a reservation.
+        first = self._next_id
+        messages = answer[1::2]
+        self._next_id += len(messages)
+        for number, place, message in zip(count(first), answer[::2], messages, strict=False):
+            self._receive_reserved(self._asked[place - 1], f"{self._ids}{number}", message)
+        return True
+
+    def _receive_reserved(self, queue: str, reservation: str, message: bytes) -> None:
+        """Hand a reserved message to its consumer; set aside what is no message."""
+        try:
+            payload = json.loads(message)
+            payload["properties"]["delivery_tag"] = reservation
+            self.Message(payload, channel=self)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            self._set_aside(queue, reservation, message, error)
+            return
+        if queue in self._without_acknowledgement:
+            self.finished.append(reservation)
+        self.connection._deliver(payload, queue)  # noqa: SLF001  kombu's name
+
+    def _set_aside(self, queue: str, reservation: str, message: bytes, error: Exception) -> None:
+        """Move an unreadable message to the dead letters of its pool."""
+        logger.error(
+            "queue %s: an unreadable message of %d bytes becomes a dead letter: %s: %s",
+            queue,
+            len(message),
+            type(error).__name__,
+            error,
+        )
+        letter = {
+            "reason": f"unreadable: {type(error).__name__}: {error}",
+            "at": time.time(),
+            "message": b64encode(message).decode(),
+        }
+        with self.conn_or_acquire() as client, client.pipeline() as pipe:
+            pipe.lpush(keys.dead_letters(queue), json.dumps(letter))
+            pipe.hdel(self.unacked_key, reservation)
+            pipe.execute()
+
+    def acknowledge_finished(self) -> None:
+        """Send the acknowledgements that no reservation has taken along."""
+        if not self.finished:
+            return
+        finished = self.finished
+        with self.conn_or_acquire() as client:
+            client.hdel(self.unacked_key, *finished)
+        self.finished = []
+
+    def close(self) -> None:
+        """Acknowledge what is finished, and close."""
+        if not self.closed:
+            try:
+                self.acknowledge_finished()
+            except self.connection_errors as error:
+                logger.warning(
+                    "%d operations could not be acknowledged and will run again: %s",
+                    len(self.finished),
+                    error,
+                )
+        super().close()
+
+
+class Poller(redis.MultiChannelPoller):
+    """Asks for messages, then flushes the acknowledgements that are left."""
+
+    def on_poll_start(self) -> None:
+        """Called at each turn of the event loop before it waits."""
+        super().on_poll_start()
+        for channel in self._channels:
+            channel.acknowledge_finished()
+
+
+class Transport(redis.Transport):
+    """The transport of a node: an identity, and a lease for as long as a loop runs it."""
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.identity = uuid4().hex
+        self.lease: Lease | None = None
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Attach to the loop, and take the lease under which messages are reserved."""
+        super().register_with_event_loop(connection, loop)
+        channel = self.client.default_channel
+        self.lease = Lease(
+            channel._create_client(),  # noqa: SLF001  kombu's names
+            self.identity,
+            partial(channel._do_restore_message, leftmost=False),  # noqa: SLF001  as above
+        )
+        self.lease.take()
+        loop.call_repeatedly(WATCH_SECONDS, self._renew)
+
+    def _renew(self) -> None:
+        if self.lease is not None and not self.lease.renew():
+            self.lease = None
+            raise ConnectionResetError(
+                "this node was taken for dead and its operations run elsewhere; it starts again"
+            )
+
+    def close_connection(self, connection: Any) -> None:
+        """Close, and leave what is still reserved to the other nodes."""
+        super().close_connection(connection)
+        if self.lease is not None:
+            self.lease.give_up()
+            self.lease = None
+
+
+def register_transport() -> None:
+    """Make :data:`NAME` known to kombu; calling it again changes nothing."""
+    TRANSPORT_ALIASES[NAME] = f"{__name__}:Transport"
