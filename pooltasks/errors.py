@@ -94,6 +94,16 @@ class WarmUpError(PooltasksError):
     category = Category.INITIALIZATION
 
 
+class PoisonedError(PooltasksError):
+    """The operation killed every worker that ran it and is now a dead letter."""
+
+    category = Category.RESOURCE
+
+
+class DeadLetterNotFoundError(PooltasksError, LookupError):
+    """There is no such dead letter."""
+
+
 class SessionNotFoundError(PooltasksError, LookupError):
     """There is no such session, or it has expired."""
 

@@ -18,8 +18,8 @@
 |                                       |      | in ms when its lease runs out | the last one  |
 | ``pooltasks:unacked:<identity>``      | hash | reservation id → message,     | until done or |
 |                                       |      | exchange and routing key      | put back      |
-| ``pooltasks:dead:<queue>``            | list | dead letters, the latest      | until dropped |
-|                                       |      | first, each a JSON object     |               |
+| ``pooltasks:dead:<queue>``            | hash | id → dead letter as JSON      | until dropped |
+| ``pooltasks:dead:<queue>:messages``   | hash | id → its original message     | until dropped |
 
 Queues are kombu's own lists, named here because pools are addressed by them.
 Every other key begins with ``pooltasks:``; all but unacked operations and dead
@@ -67,5 +67,10 @@ def alive(identity: str) -> str:
 
 
 def dead_letters(queue_name: str) -> str:
-    """Return the list of the dead letters of a queue."""
+    """Return the hash of the dead letters of a queue."""
     return f"{PREFIX}dead:{queue_name}"
+
+
+def dead_messages(queue_name: str) -> str:
+    """Return the hash of the original messages of a queue's dead letters."""
+    return f"{PREFIX}dead:{queue_name}:messages"

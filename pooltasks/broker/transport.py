@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import time
-from base64 import b64encode
 from functools import partial
 from importlib.resources import files
 from itertools import count
@@ -27,6 +26,7 @@ from celery.utils.log import get_logger
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 from pooltasks import keys
+from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.broker.recovery import WATCH_SECONDS, Lease
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ _UNLIMITED = 100
 _MOMENT = 0.1
 """Seconds for which one of several lists is watched."""
 _RESERVE = files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
+
+_GIVE_BACK = """
+-- KEYS[1] hash, unacked  KEYS[2] list, the queue  ARGV[1] reservation id  ARGV[2] the message
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then
+  redis.call('RPUSH', KEYS[2], ARGV[2])
+end
+"""
 
 
 class QoS(redis.QoS):
@@ -75,12 +82,11 @@ class QoS(redis.QoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Put a message back at the head of its queue, or drop it."""
-        if requeue:
-            # In a kombu list the head is at the right, which "leftmost" is not.
-            self.restore_by_tag(delivery_tag, leftmost=False)
-            virtual.QoS.ack(self, delivery_tag)
-        else:
+        if not requeue:
             self.ack(delivery_tag)
+            return
+        self.channel.give_back(self._delivered[delivery_tag])
+        virtual.QoS.ack(self, delivery_tag)
 
 
 class Channel(redis.Channel):
@@ -174,7 +180,10 @@ class Channel(redis.Channel):
         try:
             payload = json.loads(message)
             payload["properties"]["delivery_tag"] = reservation
-            self.Message(payload, channel=self)
+            if not isinstance(self.Message(payload, channel=self).body, bytes | str):
+                raise TypeError("the message has no body")
+            if not isinstance(payload["headers"], dict):
+                raise TypeError("the message has no headers")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._set_aside(queue, reservation, message, error)
             return
@@ -191,15 +200,33 @@ class Channel(redis.Channel):
             type(error).__name__,
             error,
         )
-        letter = {
-            "reason": f"unreadable: {type(error).__name__}: {error}",
-            "at": time.time(),
-            "message": b64encode(message).decode(),
-        }
-        with self.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.lpush(keys.dead_letters(queue), json.dumps(letter))
-            pipe.hdel(self.unacked_key, reservation)
-            pipe.execute()
+        with self.conn_or_acquire() as client:
+            DeadLetters(client, queue).add(
+                message,
+                f"unreadable: {type(error).__name__}: {error}",
+                also=lambda pipe: pipe.hdel(self.unacked_key, reservation),
+            )
+
+    def give_back(self, message: Any) -> None:
+        """Put a reserved message back at the head of its queue, unless somebody did so already.
+
+        Its header ``deliveries`` goes with it: whoever gives it back because
+        its worker died has counted that there.
+        """
+        payload = message._raw  # noqa: SLF001  kombu's name
+        payload["headers"] = {**message.headers, "redelivered": True}
+        info = payload["properties"]["delivery_info"]
+        info["redelivered"] = True
+        priority = self._get_message_priority(payload, reverse=False)
+        with self.conn_or_acquire() as client:
+            client.eval(
+                _GIVE_BACK,
+                2,
+                self.unacked_key,
+                self._q_for_pri(info["routing_key"], priority),
+                message.delivery_tag,
+                json.dumps(payload),
+            )
 
     def acknowledge_finished(self) -> None:
         """Send the acknowledgements that no reservation has taken along."""

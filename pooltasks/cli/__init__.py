@@ -9,10 +9,11 @@ from __future__ import annotations
 import click
 
 from pooltasks.cli.check import check
+from pooltasks.cli.dead import dead
 from pooltasks.cli.status import status
 from pooltasks.cli.warm import warm
 
-COMMANDS = (check, status, warm)
+COMMANDS = (check, dead, status, warm)
 """What looks after pools that run; each finds its application in click's context."""
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+_REAP_AGAIN = 0.002
 _BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 30.0
 
@@ -95,6 +96,16 @@ class WarmPool(AsynPool):
         """Attach to the loop; called again after each reconnection."""
         self._hub = hub
         super().register_with_event_loop(hub)
+
+    def _event_process_exit(self, hub: Any, proc: Any) -> None:
+        """Reap a worker whose sentinel says that it ends.
+
+        The kernel closes a process's files some moments before it can be waited
+        for. Celery looks once, and would see such a death 5 s later.
+        """
+        super()._event_process_exit(hub, proc)
+        if proc in self._pool:
+            hub.call_later(_REAP_AGAIN, self._event_process_exit, hub, proc)
 
     def on_warming(self, pid: int) -> None:
         """Start the clock of a worker that begins its warm-up."""

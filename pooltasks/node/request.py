@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import WorkerLostError
+from celery.utils.log import get_logger
+from celery.worker import state
 from celery.worker.request import Request
 
-from pooltasks import keys
+from pooltasks.broker.client import redis_client
+from pooltasks.broker.dead_letters import DeadLetters
+from pooltasks.errors import PoisonedError
+
+if TYPE_CHECKING:
+    from pooltasks.settings import PoolSettings
+
+logger = get_logger(__name__)
 
 _LEAST_LIMIT = 0.001
 """Celery reads a limit of 0 as none."""
@@ -22,6 +33,43 @@ class OperationRequest(Request):
     clean up before its worker is killed.
     """
 
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> None:
+        """Count the death of a worker; what has killed too many becomes a dead letter."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps it
+        lost = isinstance(error, WorkerLostError | SystemExit)
+        if lost and self._task.reject_on_worker_lost and self._is_ours():
+            deliveries = int(self._message.headers.get("deliveries") or 0) + 1
+            allowed = self._pool_settings().max_deliveries
+            if deliveries >= allowed:
+                self._bury(deliveries)
+                return
+            self._message.headers["deliveries"] = deliveries
+        super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _is_ours(self) -> bool:
+        """Return whether this process, and not revoke or shutdown, is done with the operation."""
+        return not (self._already_cancelled or self._already_revoked or self.acknowledged)
+
+    def _bury(self, deliveries: int) -> None:
+        """Make the operation a dead letter, and tell its caller."""
+        reason = f"{self.name} killed its worker at each of {deliveries} deliveries"
+        queue = self._delivery_info["routing_key"]
+        message = json.dumps(self._message._raw).encode()  # noqa: SLF001  kombu's name
+        DeadLetters(redis_client(self._app), queue).add(message, reason)
+        state.task_ready(self)
+        logger.error("%s; it is a dead letter now: %s", reason, self.id)
+        self._task.backend.mark_as_failure(
+            self.id,
+            PoisonedError(
+                f"{reason}. See: celery -A … pool dead show {self._app.pooltasks.pool} {self.id}"
+            ),
+            request=self._context,
+            store_result=self.store_errors,
+        )
+        self.acknowledge()
+
     _asked: tuple[float | None, float | None] = (None, None)
 
     @property
@@ -30,7 +78,7 @@ class OperationRequest(Request):
         hard, soft = self._asked
         task: Any = self._task
         if soft is None:
-            soft = task.timeout or task.soft_time_limit or self._pool_timeout()
+            soft = task.timeout or task.soft_time_limit or self._pool_settings().operation_timeout
         deadline = self._request_dict.get("deadline")
         if isinstance(deadline, int | float):
             soft = max(_LEAST_LIMIT, min(soft, deadline - time.time()))
@@ -43,10 +91,7 @@ class OperationRequest(Request):
         hard, soft = asked
         self._asked = hard, soft
 
-    def _pool_timeout(self) -> float:
-        settings = self._app.pooltasks.settings
-        queue = self._delivery_info.get("routing_key") or ""
-        timeout: float = settings.pool_settings(
-            queue.removeprefix(keys.QUEUE_PREFIX)
-        ).operation_timeout
-        return timeout
+    def _pool_settings(self) -> PoolSettings:
+        extension = self._app.pooltasks
+        settings: PoolSettings = extension.settings.pool_settings(extension.pool)
+        return settings
