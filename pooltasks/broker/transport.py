@@ -178,12 +178,9 @@ class Channel(redis.Channel):
     def _receive_reserved(self, queue: str, reservation: str, message: bytes) -> None:
         """Hand a reserved message to its consumer; set aside what is no message."""
         try:
-            payload = json.loads(message)
+            payload = _decoded(message)
             payload["properties"]["delivery_tag"] = reservation
-            if not isinstance(self.Message(payload, channel=self).body, bytes | str):
-                raise TypeError("the message has no body")
-            if not isinstance(payload["headers"], dict):
-                raise TypeError("the message has no headers")
+            self.Message(payload, channel=self)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._set_aside(queue, reservation, message, error)
             return
@@ -249,6 +246,20 @@ class Channel(redis.Channel):
                     error,
                 )
         super().close()
+
+
+def _decoded(message: bytes) -> dict[str, Any]:
+    """Return a message as kombu and Celery expect it.
+
+    Raises:
+        ValueError, TypeError, KeyError: It is none.
+    """
+    payload: dict[str, Any] = json.loads(message)
+    if not isinstance(payload["headers"], dict):
+        raise TypeError("its headers are no table")
+    if not isinstance(payload["body"], str):
+        raise TypeError("its body is no text")
+    return payload
 
 
 class Poller(redis.MultiChannelPoller):

@@ -97,7 +97,7 @@ class WarmPool(AsynPool):
         self._hub = hub
         super().register_with_event_loop(hub)
 
-    def _event_process_exit(self, hub: Any, proc: Any) -> None:
+    def _event_process_exit(self, hub: Any, proc: Any, again: float = _REAP_AGAIN) -> None:
         """Reap a worker whose sentinel says that it ends.
 
         The kernel closes a process's files some moments before it can be waited
@@ -105,7 +105,7 @@ class WarmPool(AsynPool):
         """
         super()._event_process_exit(hub, proc)
         if proc in self._pool:
-            hub.call_later(_REAP_AGAIN, self._event_process_exit, hub, proc)
+            hub.call_later(again, self._event_process_exit, hub, proc, min(1.0, 2 * again))
 
     def on_warming(self, pid: int) -> None:
         """Start the clock of a worker that begins its warm-up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Any
@@ -106,3 +107,17 @@ def fail_until(self, key: str, attempts: int) -> int:
     if attempt < attempts:
         raise ConnectionError("told to fail")
     return attempt
+
+
+@operation(pool="code", bind=True)
+def die_always(self, key: str) -> None:
+    redis_client(self.app).incr(key)
+    os.kill(os.getpid(), 9)
+
+
+@operation(pool="code", bind=True)
+def mark_and_occupy(self, key: str, seconds: float) -> None:
+    """Note when and in which node this runs, and take some time."""
+    mark = json.dumps({"at": time.time(), "node": os.getppid()})
+    redis_client(self.app).rpush(key, mark)
+    time.sleep(seconds)

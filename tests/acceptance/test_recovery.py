@@ -1,0 +1,159 @@
+"""Nothing that was accepted is lost, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from deployment import DEADLINE, Deployment, wait_until
+
+from pooltasks import Pool
+from pooltasks.broker.recovery import LEASE_SECONDS
+from pooltasks.errors import PoisonedError
+
+if TYPE_CHECKING:
+    from pooltasks.app import PoolApp
+
+CONFIGURATION = """
+    [pools.code]
+    imports = ["sample_operations"]
+    pool_size = 4
+"""
+
+
+@pytest.fixture
+def app(deployment: Deployment) -> PoolApp:
+    return deployment.configure(CONFIGURATION)
+
+
+def start_two_nodes(deployment: Deployment) -> None:
+    """Start two nodes and wait until each has seen that the other lives."""
+    for name in ("first", "second"):
+        deployment.start_node("-Q", "pool.code", "-n", f"{name}@%h", "-c", "8")
+    wait_until(
+        lambda: all(" ready." in deployment.log(number) for number in (0, 1)), "two ready nodes"
+    )
+    wait_until(lambda: deployment.redis.zcard("pooltasks:leases") == 2, "two leases")
+    seen_at = time.monotonic()
+    wait_until(lambda: time.monotonic() - seen_at > 0.3, "both have looked at each other")
+
+
+def marks(deployment: Deployment) -> list[dict[str, Any]]:
+    return [json.loads(mark) for mark in deployment.redis.lrange("marks", 0, -1)]
+
+
+def occupy_both_nodes(deployment: Deployment, app: PoolApp) -> tuple[list[Any], int]:
+    """Start 8 operations; return their results and how many run on the first node."""
+    pool = Pool("code", app=app)
+    results = [pool.submit("sample_operations.mark_and_occupy", ["marks", 1.5]) for _ in range(8)]
+    wait_until(lambda: deployment.redis.llen("marks") == 8, "8 running operations")
+    node = deployment.nodes[0].pid
+    return results, sum(mark["node"] == node for mark in marks(deployment))
+
+
+def test_what_a_killed_node_ran_runs_elsewhere_within_half_a_second(
+    deployment: Deployment, app: PoolApp
+) -> None:
+    start_two_nodes(deployment)
+    results, on_first = occupy_both_nodes(deployment, app)
+    assert on_first, "the first node ran nothing: the test shows nothing"
+
+    killed_at = time.time()
+    deployment.nodes[0].kill()
+    wait_until(lambda: deployment.redis.llen("marks") == 8 + on_first, "all run again")
+
+    later = [mark["at"] - killed_at for mark in marks(deployment)[8:]]
+    # 0.5 s is the promise on a quiet machine; the rest is for a busy one.
+    assert max(later) < 1.5
+    for result in results:
+        result.get(timeout=DEADLINE)
+    assert deployment.redis.llen("marks") == 8 + on_first
+    assert "its connections closed" in deployment.log(1)
+
+
+def test_what_a_frozen_node_ran_runs_elsewhere_within_its_lease_and_the_node_rejoins(
+    deployment: Deployment, app: PoolApp
+) -> None:
+    start_two_nodes(deployment)
+    results, on_first = occupy_both_nodes(deployment, app)
+    assert on_first, "the first node ran nothing: the test shows nothing"
+    frozen_at = time.time()
+    deployment.nodes[0].send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: deployment.redis.llen("marks") >= 8 + on_first, "all run again")
+        later = [mark["at"] - frozen_at for mark in marks(deployment)[8:]]
+        assert max(later) < LEASE_SECONDS + 1.5
+    finally:
+        deployment.nodes[0].send_signal(signal.SIGCONT)
+    for result in results:
+        result.get(timeout=DEADLINE)
+    wait_until(lambda: "was taken for dead" in deployment.log(0), "the node notices")
+    wait_until(lambda: deployment.redis.zcard("pooltasks:leases") == 2, "it rejoins")
+    assert deployment.nodes[0].poll() is None
+
+
+def test_an_operation_that_kills_its_worker_starts_max_deliveries_times(
+    deployment: Deployment, app: PoolApp
+) -> None:
+    deployment.start_node("-Q", "pool.code")
+    pool = Pool("code", app=app)
+    poison = pool.submit("sample_operations.die_always", ["starts"])
+    neighbours = [pool.submit("sample_operations.echo", [number]) for number in range(40)]
+
+    with pytest.raises(PoisonedError, match="killed its worker at each of 3 deliveries"):
+        poison.get(timeout=DEADLINE)
+    assert deployment.redis.get("starts") == "3"
+    assert [neighbour.get(timeout=DEADLINE) for neighbour in neighbours] == list(range(40))
+
+    listed = deployment.run("pooltasks", "dead", "list", "code", "--json")
+    (letter,) = json.loads(listed.stdout)
+    assert letter["id"] == poison.id
+    assert letter["deliveries"] == 3
+    assert deployment.run("pooltasks", "dead", "retry", "code", poison.id).returncode == 0
+    again = wait_until(lambda: deployment.redis.get("starts") == "6", "it runs again, 3 times")
+    assert again
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"properties": {}, "headers": {}}',
+        b'{"properties": {}, "headers": [], "body": ""}',
+        b'{"properties": {"body_encoding": "base64"}, "headers": {}, "body": "\xc3\xa9"}',
+        b'{"properties": 3, "headers": {}, "body": ""}',
+    ],
+)
+def test_what_is_no_message_becomes_a_dead_letter_and_harms_nobody(
+    serving: Deployment, junk: bytes
+) -> None:
+    letters = "pooltasks:dead:pool.code"
+    before = serving.redis.hlen(letters)
+    serving.redis.lpush("pool.code", junk)
+    assert serving.pool.execute("sample_operations.echo", ["after"], timeout=DEADLINE) == "after"
+    assert serving.redis.hlen(letters) == before + 1
+    assert serving.nodes[0].poll() is None
+
+
+def test_no_operation_is_lost_when_nodes_are_killed_at_any_moment(
+    deployment: Deployment, app: PoolApp
+) -> None:
+    pool = Pool("code", app=app)
+    deployment.start_node("-Q", "pool.code", "-n", "watcher@%h", "-c", "1")
+    results = [pool.submit("sample_operations.echo", [number]) for number in range(600)]
+    for number in range(4):
+        victim = deployment.start_node("-Q", "pool.code", "-n", f"victim-{number}@%h")
+        wait_until(lambda: deployment.redis.zcard("pooltasks:leases") >= 2, "it has its lease")
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+    assert [result.get(timeout=DEADLINE) for result in results] == list(range(600))
+    wait_until(lambda: not deployment.redis.keys("pooltasks:unacked:*"), "nothing is left reserved")
