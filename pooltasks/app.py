@@ -73,7 +73,9 @@ class PoolApp(Celery):
             {
                 **_operation_configuration(settings),
                 "broker_url": settings.broker_url(),
-                "result_backend": f"{_RESULT_BACKEND}+{settings.broker_url()}",
+                # Celery's own name of the scheme: "redis" stands for the class that ours replaces.
+                "result_backend": f"{_RESULT_BACKEND}+"
+                + settings.broker_url().removeprefix("redis+"),
                 "result_expires": settings.result_expires,
                 "task_serializer": SERIALIZER,
                 "result_serializer": SERIALIZER,

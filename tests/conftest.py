@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytest.register_assert_rewrite("session_promises")
+
 DEADLINE = 10.0  # seconds
 
 

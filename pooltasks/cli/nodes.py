@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+from kombu.exceptions import OperationalError
+
+from pooltasks.app import settings_of
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -16,7 +21,13 @@ def statuses(app: Celery, pools: tuple[str, ...] = ()) -> dict[str, dict[str, An
     Args:
         app: The application.
         pools: Only nodes of these pools; all if empty.
+
+    Raises:
+        ConfigurationError: There is no such pool.
+        click.ClickException: As :func:`ask`.
     """
+    for pool in pools:
+        settings_of(app).pool_settings(pool)
     return {
         node: reply
         for node, reply in ask(app, "pool_status").items()
@@ -34,15 +45,23 @@ def ask(
         command: Name of the control command.
         nodes: The nodes; all that answer within a second if None.
         **arguments: Of the command.
+
+    Raises:
+        click.ClickException: The server cannot be reached, or refuses.
     """
-    replies = app.control.broadcast(
-        command,
-        arguments=arguments,
-        destination=nodes,
-        reply=True,
-        timeout=_REPLY_TIMEOUT,
-        limit=len(nodes) if nodes else None,
-    )
+    try:
+        replies = app.control.broadcast(
+            command,
+            arguments=arguments,
+            destination=nodes,
+            reply=True,
+            timeout=_REPLY_TIMEOUT,
+            limit=len(nodes) if nodes else None,
+        )
+    except OperationalError as error:
+        raise click.ClickException(
+            f"The server: {error} Is it running? See POOLTASKS_REDIS_URL."
+        ) from error
     return {
         node: answer for reply in replies for node, answer in reply.items() if "error" not in answer
     }

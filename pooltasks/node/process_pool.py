@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class WarmPool(AsynPool):
     def __init__(self, processes: int, *args: Any, plan: Plan, **kwargs: Any) -> None:
         self.plan = plan
         self.warm: set[int] = set()
+        self.warming: set[int] = set()
         self.reports: dict[int, WorkerReport] = {}
         self.round = WarmUpRound()
         self.backoff = StartBackoff()
@@ -110,6 +112,7 @@ class WarmPool(AsynPool):
     def on_warming(self, pid: int) -> None:
         """Start the clock of a worker that begins its warm-up."""
         self.reports.pop(pid, None)
+        self.warming.add(pid)
         self._hub.call_later(self.plan.settings.init_timeout, self._kill_if_cold, pid)
 
     def _kill_if_cold(self, pid: int) -> None:
@@ -127,6 +130,7 @@ class WarmPool(AsynPool):
     def on_warmed(self, report: WorkerReport) -> None:
         """Keep a worker's report; say what failed."""
         self.reports[report.pid] = report
+        self.warming.discard(report.pid)
         if report.pid in self.round.waiting:
             self.round.waiting.discard(report.pid)
             self.round.reports.append(report)
@@ -164,6 +168,7 @@ class WarmPool(AsynPool):
         for pid in before.keys() - {process.pid for process in self._pool}:
             failed = pid not in self.warm or before[pid].exitcode == EX_WARM_UP_FAILED
             self.warm.discard(pid)
+            self.warming.discard(pid)
             self.reports.pop(pid, None)
             self.round.waiting.discard(pid)
             if failed and not shutdown:
@@ -183,6 +188,18 @@ class WarmPool(AsynPool):
                 self._hub.call_later(pause, self.maintain_pool)
             return
         super()._repopulate_pool(exitcodes)
+
+    def close(self) -> None:
+        """Take no more work, and end the workers that warm up: nothing waits for them.
+
+        They hold no operation that has begun, and no timer ends them any more.
+        """
+        super().close()
+        for process in self._pool:
+            if process.pid not in self.warm or process.pid in self.warming:
+                with suppress(ProcessLookupError):  # it ended by itself
+                    # SIGKILL: right after its fork a worker still ignores SIGTERM.
+                    os.kill(process.pid, signal.SIGKILL)
 
     def warm_again(self) -> int:
         """Ask every warm worker to warm up again; return the number of the round."""

@@ -17,7 +17,8 @@ from pooltasks.operations.dspy_programs import (
     parse_definition,
 )
 from pooltasks.operations.program_cache import process_cache
-from pooltasks.sessions import StoredProgram, name_of, sessions_of
+from pooltasks.programs import StoredProgram, programs_of
+from pooltasks.sessions import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,8 +66,8 @@ def create_program(  # noqa: PLR0917  the positions are those of the wire contra
     """
     definition = parse_definition(signature, program_type, instructions, tools, state)
     built = build(definition, self.app)
-    store = sessions_of(self.app)
-    stored, replaced = store.put_program(name_of(session_id), program_id, definition.to_json())
+    store = programs_of(self.app)
+    stored, replaced = store.put(name_of(session_id), program_id, definition.to_json())
     process_cache().get(stored.session_id, program_id, stored.revision, lambda: built)
     return {
         "program_id": program_id,
@@ -100,8 +101,8 @@ def execute_program(
         ProgramError: There is no language model, or it failed.
         MissingExtraError: DSPy is not installed in this worker's environment.
     """
-    store = sessions_of(self.app)
-    stored = store.get_program(name_of(session_id), program_id)
+    store = programs_of(self.app)
+    stored = store.get(name_of(session_id), program_id)
 
     def build_stored() -> BuiltProgram:
         return build(_definition_of(stored), self.app)
@@ -141,7 +142,7 @@ def list_programs(self: Operation, *, session_id: str | None = None) -> list[dic
     Raises:
         SessionNotFoundError: There is no such session.
     """
-    programs = sessions_of(self.app).list_programs(name_of(session_id))
+    programs = programs_of(self.app).all(name_of(session_id))
     return [_summary(program, _definition_of(program)) for program in programs]
 
 
@@ -166,10 +167,10 @@ def get_program_info(
         SessionNotFoundError: There is no such session.
         ProgramNotFoundError: The session has no such program.
     """
-    store = sessions_of(self.app)
-    program = store.get_program(name_of(session_id), program_id)
+    store = programs_of(self.app)
+    program = store.get(name_of(session_id), program_id)
     definition = _definition_of(program)
-    statistics = store.program_statistics(program.session_id, program_id)
+    statistics = store.statistics(program.session_id, program_id)
     return {
         **_summary(program, definition),
         "instructions": definition.instructions,
@@ -200,7 +201,7 @@ def delete_program(
         ProgramNotFoundError: The session has no such program.
     """
     session = name_of(session_id)
-    sessions_of(self.app).delete_program(session, program_id)
+    programs_of(self.app).delete(session, program_id)
     process_cache().discard(session, program_id)
     return {"program_id": program_id, "status": "deleted"}
 

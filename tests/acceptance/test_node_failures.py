@@ -95,9 +95,6 @@ def test_operations_keep_their_order_when_one_is_put_back(deployment: Deployment
     results = [pool.submit("sample_operations.echo", [i]) for i in range(3)]
     wait_until(lambda: deployment.redis.llen("pool.code") == 3, "they wait", deadline=0.2)
     waiting = deployment.redis.lrange("pool.code", 0, -1)
-    assert [
-        result.id in message for result, message in zip(results, reversed(waiting), strict=True)
-    ]
     for result, message in zip(results, reversed(waiting), strict=True):
         assert result.id in message
     assert [result.get(timeout=DEADLINE) for result in results] == [0, 1, 2]

@@ -84,9 +84,9 @@ def installed(wheel, tmp_path_factory) -> Installed:
     python = folder / "bin" / "python"
     variables = {"base": str(folder), "platbase": str(folder)}
     packages = Path(sysconfig.get_path("purelib", "venv", variables))
+    pip_install = ["install", "--quiet", "--no-index", "--no-deps", "--disable-pip-version-check"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
-        + ["--no-deps", "--disable-pip-version-check", wheel],
+        [sys.executable, "-m", "pip", "--python", python, *pip_install, wheel],
         check=True,
         timeout=DEADLINE,
     )
@@ -115,7 +115,7 @@ def hostile_folder(tmp_path) -> Path:
 def node(installed, environment, hostile_folder) -> Iterator[subprocess.Popen[bytes]]:
     """A node started as the documentation says, with Celery's own command."""
     celery = Path(sysconfig.get_path("scripts")) / "celery"
-    command = "-A pooltasks worker -Q pool.code -l info".split()
+    command = ["-A", "pooltasks", "worker", "-Q", "pool.code", "-l", "info"]
     with (hostile_folder / "node.log").open("wb") as log:
         process = subprocess.Popen(
             [installed.python, celery, *command],

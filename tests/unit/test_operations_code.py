@@ -13,7 +13,7 @@ from pooltasks import app, operations
 from pooltasks.app import Extension
 from pooltasks.errors import OperationRefusedError, ProgramError, SessionNotFoundError
 from pooltasks.operations.program_cache import process_cache
-from pooltasks.sessions import sessions_of
+from pooltasks.programs import programs_of
 from pooltasks.settings import PoolSettings, Settings
 
 
@@ -133,7 +133,7 @@ def test_uptime_is_that_of_the_forked_worker():
 
 
 def test_stats_tell_about_worker_and_session():
-    sessions_of(app).put_program("s", "p", {})
+    programs_of(app).put("s", "p", {})
     process_cache().get("s", "p", "r", lambda: "built")
     stats = operations.get_stats.run(session_id="s")
     assert (stats["pid"], stats["pool"]) == (os.getpid(), "code")
@@ -155,7 +155,7 @@ def test_stats_of_a_missing_session_raise():
 
 
 def test_cleanup_deletes_the_session_and_what_the_worker_kept_of_it(worker):
-    sessions_of(app).put_program("s", "p", {})
+    programs_of(app).put("s", "p", {})
     process_cache().get("s", "p", "r", lambda: "built")
     assert operations.cleanup_session.run(session_id="s") == {"session_id": "s", "deleted": True}
     assert len(process_cache()) == 0

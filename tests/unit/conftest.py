@@ -1,0 +1,36 @@
+"""Applications without a server."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pooltasks.app import Extension, PoolApp
+from pooltasks.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A working directory without settings, and an environment without them."""
+    for name in [name for name in os.environ if name.upper().startswith("POOLTASKS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def make_app(bare_environment: Path) -> Callable[..., PoolApp]:  # noqa: ARG001  it is cleared
+    """Make an application from settings; ``pool`` is the one that its process serves."""
+
+    def make(pool: str | None = None, **settings: Any) -> PoolApp:
+        app = PoolApp("test", set_as_current=False)
+        app._extension = Extension(Settings.load(**settings), pool=pool)
+        return app
+
+    return make

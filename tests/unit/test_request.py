@@ -1,0 +1,95 @@
+"""The time limits of one operation: the caller's, its own, its pool's, its deadline's."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from celery.app.task import Task
+
+from pooltasks.node.request import OperationRequest
+from pooltasks.task import Operation
+
+
+@pytest.fixture
+def limits(make_app):
+    """Return (hard, soft) of an operation with these options, as a node would see it."""
+    app = make_app(pools={"code": {"operation_timeout": 20}, "slow": {"operation_timeout": 500}})
+
+    def of(queue="pool.code", headers=None, **options):
+        task = app.task(base=Operation, shared=False, name=f"test.{len(app.tasks)}", **options)(run)
+        message = type("Message", (), {"delivery_info": {"routing_key": queue}, "properties": {}})
+        request = OperationRequest(
+            message,
+            app=app,
+            task=task,
+            body=((), {}, {}),
+            headers={"id": "1", "task": task.name, **(headers or {})},
+            decoded=True,
+        )
+        return request.time_limits
+
+    return of
+
+
+def run():
+    pass
+
+
+def test_the_pool_s_timeout_is_the_soft_limit(limits):
+    assert limits() == (22.0, 20.0)
+    assert limits(queue="pool.slow") == (510.0, 500.0)
+
+
+def test_the_control_pool_has_limits_too(limits):
+    assert limits(queue="pool.control") == (66.0, 60.0)
+
+
+def test_the_operation_s_timeout_stands_over_the_pool_s(limits):
+    assert limits(timeout=40) == (44.0, 40)
+    assert limits(soft_time_limit=30) == (33.0, 30)
+    assert limits(timeout=40, soft_time_limit=30) == (44.0, 40)
+
+
+def test_the_caller_s_limits_stand_over_the_operation_s(limits):
+    assert limits(timeout=40, headers={"timelimit": [None, 5]}) == (6.0, 5)
+    assert limits(timeout=40, headers={"timelimit": [50, 5]}) == (50, 5)
+    assert limits(timeout=40, headers={"timelimit": [None, None]}) == (44.0, 40)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard"), [(0.1, 1.1), (10, 11), (50, 55), (100, 110), (1000, 1010)]
+)
+def test_the_hard_limit_follows_by_a_tenth_of_a_second_to_ten(limits, soft, hard):
+    assert limits(timeout=soft) == pytest.approx((hard, soft))
+
+
+def test_the_operation_s_hard_limit_is_taken_and_bounds_the_soft_one(limits):
+    assert limits(timeout=10, time_limit=60) == (60, 10)
+    assert limits(timeout=10, time_limit=5) == (5, 5)
+    assert limits(timeout=10, headers={"timelimit": [5, None]}) == (5, 5)
+
+
+def test_no_run_outlasts_its_deadline(limits):
+    hard, soft = limits(headers={"deadline": time.time() + 3})
+    assert 2 < soft <= 3
+    assert hard == pytest.approx(soft + 1)
+    hard, soft = limits(headers={"timelimit": [None, 15], "deadline": time.time() + 3})
+    assert 2 < soft <= 3
+    assert limits(headers={"deadline": time.time() + 300})[1] == 20
+
+
+def test_a_deadline_that_has_passed_leaves_a_limit_because_celery_reads_0_as_none(limits):
+    hard, soft = limits(headers={"deadline": time.time() - 3})
+    assert 0 < soft <= 0.001
+    assert hard > 1
+
+
+@pytest.mark.parametrize("deadline", [None, "soon", [1]])
+def test_a_deadline_that_is_no_number_is_none(limits, deadline):
+    assert limits(headers={"deadline": deadline}) == (22.0, 20.0)
+
+
+def test_every_operation_has_such_a_request():
+    assert Operation.Request == f"{OperationRequest.__module__}:{OperationRequest.__name__}"
+    assert Task.Request != Operation.Request
