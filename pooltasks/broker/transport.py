@@ -81,11 +81,16 @@ class QoS(redis.QoS):
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Put a message back at the head of its queue, or drop it."""
-        if not requeue:
-            self.ack(delivery_tag)
-            return
-        self.channel.give_back(self._delivered[delivery_tag])
+        """Put a message back at the head of its queue, or make it a dead letter.
+
+        Celery rejects for good what it does not know or cannot run, and what an
+        operation refuses with ``Reject``: other brokers dead-letter it too.
+        """
+        message = self._delivered[delivery_tag]
+        if requeue:
+            self.channel.give_back(message)
+        else:
+            self.channel.bury(message)
         virtual.QoS.ack(self, delivery_tag)
 
 
@@ -179,6 +184,8 @@ class Channel(redis.Channel):
         """Hand a reserved message to its consumer; set aside what is no message."""
         try:
             payload = _decoded(message)
+            if queue not in self._without_acknowledgement:
+                _check_operation(payload)
             payload["properties"]["delivery_tag"] = reservation
             self.Message(payload, channel=self)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -197,11 +204,23 @@ class Channel(redis.Channel):
             type(error).__name__,
             error,
         )
+        self._add_dead_letter(
+            queue, reservation, message, f"unreadable: {type(error).__name__}: {error}"
+        )
+
+    def bury(self, message: Any) -> None:
+        """Make a reserved message, which was rejected for good, a dead letter."""
+        self._add_dead_letter(
+            message.delivery_info["routing_key"],
+            message.delivery_tag,
+            json.dumps(message._raw).encode(),  # noqa: SLF001  kombu's name
+            "rejected: unknown here, not runnable, or refused by the operation itself",
+        )
+
+    def _add_dead_letter(self, queue: str, reservation: str, message: bytes, reason: str) -> None:
         with self.conn_or_acquire() as client:
             DeadLetters(client, queue).add(
-                message,
-                f"unreadable: {type(error).__name__}: {error}",
-                also=lambda pipe: pipe.hdel(self.unacked_key, reservation),
+                message, reason, also=lambda pipe: pipe.hdel(self.unacked_key, reservation)
             )
 
     def give_back(self, message: Any) -> None:
@@ -260,6 +279,13 @@ def _decoded(message: bytes) -> dict[str, Any]:
     if not isinstance(payload["body"], str):
         raise TypeError("its body is no text")
     return payload
+
+
+def _check_operation(payload: dict[str, Any]) -> None:
+    """Raise TypeError if a message names no operation that could be run."""
+    for header in ("task", "id"):
+        if not isinstance(payload["headers"].get(header), str):
+            raise TypeError(f"its header {header!r} is no text")
 
 
 class Poller(redis.MultiChannelPoller):

@@ -46,7 +46,9 @@ class Deployment:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("POOLTASKS_")},
             "POOLTASKS_REDIS_URL": url,
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join(
+                [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
         }
 
     def configure(self, toml: str) -> PoolApp:

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.exceptions import NotRegistered
 from deployment import DEADLINE, Deployment, wait_until
 
 from pooltasks import Pool
@@ -131,6 +132,8 @@ def test_an_operation_that_kills_its_worker_starts_max_deliveries_times(
         b'{"properties": {}, "headers": [], "body": ""}',
         b'{"properties": {"body_encoding": "base64"}, "headers": {}, "body": "\xc3\xa9"}',
         b'{"properties": 3, "headers": {}, "body": ""}',
+        b'{"properties": {}, "headers": {"task": 1, "id": "a"}, "body": "x"}',
+        b'{"properties": {}, "headers": {"task": "sample_operations.echo", "id": 3}, "body": "x"}',
     ],
 )
 def test_what_is_no_message_becomes_a_dead_letter_and_harms_nobody(
@@ -142,6 +145,20 @@ def test_what_is_no_message_becomes_a_dead_letter_and_harms_nobody(
     assert serving.pool.execute("sample_operations.echo", ["after"], timeout=DEADLINE) == "after"
     assert serving.redis.hlen(letters) == before + 1
     assert serving.nodes[0].poll() is None
+
+
+def test_an_operation_that_nobody_knows_becomes_a_dead_letter_with_a_result(
+    serving: Deployment,
+) -> None:
+    result = serving.app.send_task("sample_operations.nothing", queue="pool.code")
+    with pytest.raises(NotRegistered):
+        result.get(timeout=DEADLINE)
+    listed = serving.run(
+        "pooltasks", "dead", "list", "code", "--operation", "sample_operations.nothing", "--json"
+    )
+    (letter,) = json.loads(listed.stdout)
+    assert letter["id"] == result.id
+    assert letter["reason"].startswith("rejected")
 
 
 def test_no_operation_is_lost_when_nodes_are_killed_at_any_moment(
