@@ -54,7 +54,16 @@ def _any_server(
 @pytest.fixture
 def redis_url(_any_server: str) -> str:
     """The URL of an empty database (number 1) on each of the servers."""
-    url = f"{_any_server}/1"
+    return _emptied(f"{_any_server}/1")
+
+
+@pytest.fixture
+def valkey_url(valkey: EmbeddedServer) -> str:
+    """The URL of an empty database (number 1) on the embedded server."""
+    return _emptied(valkey.url.removesuffix("/0") + "/1")
+
+
+def _emptied(url: str) -> str:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     return url

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def deployment(redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
-    """An empty deployment on a database of its own."""
-    deployment = Deployment(tmp_path, redis_url)
-    try:
+def deployment(valkey_url: str, tmp_path: Path) -> Iterator[Deployment]:
+    """An empty deployment on a database of its own.
+
+    On the embedded server: what depends on the server overrides this fixture
+    and runs on ``redis_url`` too.
+    """
+    with Deployment(tmp_path, valkey_url) as deployment:
         yield deployment
-    finally:
-        deployment.stop()
 
 
 SERVING = """

@@ -51,6 +51,12 @@ class Deployment:
             ),
         }
 
+    def __enter__(self) -> Deployment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def configure(self, toml: str) -> PoolApp:
         """Write the configuration; return an application that sees it."""
         path = self.folder / "pools.toml"

@@ -17,6 +17,9 @@ from pooltasks.broker.recovery import LEASE_SECONDS
 from pooltasks.errors import PoisonedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from pooltasks.app import PoolApp
 
 CONFIGURATION = """
@@ -24,6 +27,13 @@ CONFIGURATION = """
     imports = ["sample_operations"]
     pool_size = 4
 """
+
+
+@pytest.fixture
+def deployment(redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
+    """An empty deployment on each of the servers: their scripts and blocking commands differ."""
+    with Deployment(tmp_path, redis_url) as deployment:
+        yield deployment
 
 
 @pytest.fixture
