@@ -55,7 +55,7 @@ def simulate(
     # Inside, because a node loads this module with every command of Celery.
     from pooltasks.optimizer.policies import Limits  # noqa: PLC0415
     from pooltasks.simulator import report, workloads  # noqa: PLC0415
-    from pooltasks.simulator.engine import Conditions  # noqa: PLC0415
+    from pooltasks.simulator.conditions import Conditions  # noqa: PLC0415
     from pooltasks.simulator.planning import parse_goal  # noqa: PLC0415
 
     if minimum > maximum:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pooltasks.optimizer.policies import Fixed, Limits, Objective, Rules, Schedule
 from pooltasks.optimizer.staffing import Goal
-from pooltasks.simulator.engine import Conditions, Run, Simulation
+from pooltasks.simulator.conditions import Conditions
+from pooltasks.simulator.engine import Run, Simulation
 from pooltasks.simulator.rivals import (
     CeleryAutoscale,
     HorizontalPodAutoscaler,

@@ -15,7 +15,7 @@ from pooltasks.optimizer.staffing import smallest_size
 if TYPE_CHECKING:
     from pooltasks.optimizer.policies.observation import Limits, Observation
     from pooltasks.optimizer.staffing import Goal
-    from pooltasks.simulator.engine import Conditions
+    from pooltasks.simulator.conditions import Conditions
     from pooltasks.simulator.workloads import Arrivals
 
 

@@ -115,7 +115,7 @@ def hostile_folder(tmp_path) -> Path:
 def node(installed, environment, hostile_folder) -> Iterator[subprocess.Popen[bytes]]:
     """A node started as the documentation says, with Celery's own command."""
     celery = Path(sysconfig.get_path("scripts")) / "celery"
-    command = ["-A", "pooltasks", "worker", "-Q", "pool.code", "-l", "info"]
+    command = "-A pooltasks worker -Q pool.code -l info".split()
     with (hostile_folder / "node.log").open("wb") as log:
         process = subprocess.Popen(
             [installed.python, celery, *command],

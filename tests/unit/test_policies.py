@@ -125,6 +125,14 @@ def test_objective_learns_a_heavier_tail_from_late_operations():
     assert after.target > before.target
 
 
+def test_objective_learns_nothing_from_a_backlog():
+    policy = Objective(LIMITS, Goal())
+    before = obeyed(policy, replace(CALM, late=1), 60)[-1].inputs["factor"]
+    flooded = replace(CALM, late=100, waiting=300, size=64, warm=64)
+    after = obeyed(policy, flooded, 30, start=60)[-1].inputs["factor"]
+    assert after == pytest.approx(before, rel=0.01)
+
+
 def test_objective_answers_the_limit_and_says_so():
     decision = obeyed(Objective(Limits(2, 8), Goal()), replace(CALM, size=8, warm=8), 20)[-1]
     assert decision.target == 8

@@ -11,7 +11,8 @@ import pytest
 from pooltasks.errors import ConfigurationError
 from pooltasks.optimizer.policies import Decision, Fixed, Limits, Objective
 from pooltasks.optimizer.staffing import Goal, late_share
-from pooltasks.simulator.engine import Conditions, NodeCrash, Simulation
+from pooltasks.simulator.conditions import Conditions, NodeCrash
+from pooltasks.simulator.engine import Simulation
 from pooltasks.simulator.report import compare, policies, student_t, table
 from pooltasks.simulator.workloads import (
     LOGNORMAL_SCV,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _FACTOR_RANGE = (0.25, 8.0)
 _SMALL = 0.05  # of the size: a shrink that saves little
 _LONG_AGO = -1e18  # seconds; JSON has no infinity
+_MOST_SURPRISE = 10.0  # late operations come in clusters: one must not teach everything
 _SETTLED = 5.0  # seconds after a change or a growth before waits teach anything
 
 
@@ -175,10 +176,12 @@ class Objective:
     def _learn(self, observation: Observation, rate: Rate) -> None:
         """Move the tail factor towards what was observed, in settled times only.
 
-        Late operations after a sudden change are the delay's doing, not the tail's.
+        Late operations after a sudden change or out of a backlog are the delay's
+        doing, not the tail's.
         """
         now = observation.now
-        if rate.change != "none" or observation.warm < observation.size:
+        backlog = observation.waiting > observation.warm
+        if rate.change != "none" or observation.warm < observation.size or backlog:
             self._unsettled_until = now + _SETTLED
         if now < self._unsettled_until or not observation.complete or not observation.started:
             return
@@ -187,7 +190,7 @@ class Objective:
             load, observation.warm, self.service.mean, self.goal.wait, self.factor
         )
         allowed = observation.started * self.goal.allowance
-        surprise = (observation.late - expected) / (allowed + 1.0)
+        surprise = min(_MOST_SURPRISE, (observation.late - expected) / (allowed + 1.0))
         self._correction += surprise * observation.seconds / self.tuning.learning
         low, high = (math.log(bound / tail_factor(self.service.scv)) for bound in _FACTOR_RANGE)
         self._correction = min(high, max(low, self._correction))
