@@ -1,0 +1,50 @@
+"""The policies a pool can be sized by, and what they have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pooltasks.optimizer.policies.fixed import Fixed
+from pooltasks.optimizer.policies.objective import Objective, Tuning
+from pooltasks.optimizer.policies.observation import Decision, Limits, Observation, Policy
+from pooltasks.optimizer.policies.rules import Rules
+from pooltasks.optimizer.policies.schedule import Schedule
+
+if TYPE_CHECKING:
+    from pooltasks.optimizer.staffing import Goal
+
+__all__ = [
+    "Decision",
+    "Fixed",
+    "Limits",
+    "Objective",
+    "Observation",
+    "Policy",
+    "PolicyName",
+    "Rules",
+    "Schedule",
+    "Tuning",
+    "build",
+]
+
+PolicyName = Literal["objective", "rules", "schedule", "fixed"]
+
+
+def build(name: PolicyName, limits: Limits, goal: Goal, size: int) -> Policy:
+    """Return a new policy of that name.
+
+    Args:
+        name: As in the pool's settings.
+        limits: Of its target, in slots.
+        goal: The pool's objective.
+        size: Slots of the pool at its start; what ``fixed`` keeps.
+    """
+    match name:
+        case "objective":
+            return Objective(limits, goal)
+        case "schedule":
+            return Schedule(limits, goal)
+        case "rules":
+            return Rules(limits)
+        case "fixed":
+            return Fixed(limits.clamp(size))

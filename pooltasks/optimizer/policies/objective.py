@@ -1,0 +1,252 @@
+"""The policy ``objective``: as many slots as the waiting-time objective needs, no more.
+
+Each tick:
+
+1. The arrival rate's upper bound (``demand.ArrivalRate``) × mean service time is
+   the offered load; Erlang staffing with the tail factor gives the slots.
+2. Slots are given back slowly: the size is the largest that any tick of the last
+   ``release`` seconds wanted ("DelayedOff", Gandhi, Harchol-Balter, Raghunathan
+   and Kozuch 2012).
+3. A backlog adds what drains it within ``drain`` seconds, and that is given back
+   as soon as it has drained.
+
+The tail factor starts at Allen–Cunneen's and is then learned: it moves until the
+share of late operations that the formula predicts is the share that is observed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pooltasks.optimizer.demand import ArrivalRate, Rate, ServiceTime
+from pooltasks.optimizer.policies.observation import Decision
+from pooltasks.optimizer.staffing import Goal, late_share, smallest_size, tail_factor
+
+if TYPE_CHECKING:
+    from pooltasks.optimizer.policies.observation import Limits, Observation
+
+_FACTOR_RANGE = (0.25, 8.0)
+_SMALL = 0.05  # of the size: a shrink that saves little
+_LONG_AGO = -1e18  # seconds; JSON has no infinity
+_MOST_SURPRISE = 10.0  # late operations come in clusters: one must not teach everything
+_SETTLED = 5.0  # seconds after a change or a growth before waits teach anything
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The parameters of the policy; docs/tuning.md has what each does.
+
+    Attributes:
+        confidence: Standard deviations from the estimated rate to its upper bound.
+        sigmas: How far the fast horizon must leave the slow one.
+        drain: Seconds within which a backlog is to be gone.
+        release: Seconds that a smaller size must suffice before slots are given back.
+        learning: Seconds in which the tail factor follows what is observed.
+        lead: Seconds for which a leap of the rate is taken to go on; given back at once.
+        pause: Seconds from a resize to the next shrink. A shrink of at most 5 %
+            (or one slot) waits for twice ``release``.
+    """
+
+    confidence: float = 0.5
+    sigmas: float = 4.0
+    drain: float = 0.5
+    release: float = 24.0
+    learning: float = 300.0
+    lead: float = 3.0
+    pause: float = 8.0
+
+
+class Objective:
+    """Sizes the pool for ``goal``."""
+
+    def __init__(self, limits: Limits, goal: Goal, tuning: Tuning | None = None) -> None:
+        self.limits = limits
+        self.goal = goal
+        self.tuning = tuning or Tuning()
+        self.rate = ArrivalRate(sigmas=self.tuning.sigmas, confidence=self.tuning.confidence)
+        self.service = ServiceTime()
+        self._correction = 0.0  # natural logarithm of learned ÷ Allen–Cunneen's factor
+        self._wanted: deque[tuple[float, int]] = deque()  # falling sizes: a sliding maximum
+        self._unsettled_until = _LONG_AGO
+        self._resized = _LONG_AGO
+        self._falling_until = _LONG_AGO
+        self._pending_seconds = 0.0
+        self._pending_arrivals = 0
+
+    @property
+    def factor(self) -> float:
+        """The tail factor in use."""
+        low, high = _FACTOR_RANGE
+        return min(high, max(low, tail_factor(self.service.scv) * math.exp(self._correction)))
+
+    def observe(self, observation: Observation) -> Decision:
+        """Return the size that meets the objective."""
+        self.service.add(
+            observation.seconds,
+            observation.completed,
+            observation.service_sum,
+            observation.service_squares,
+        )
+        self._pending_seconds += observation.seconds
+        self._pending_arrivals += observation.arrivals
+        if not self._wanted:  # a first tick knows too little to give anything back
+            self._wanted.append((observation.now, observation.size))
+        if not self.service.known:
+            return self._without_service_times(observation)
+        if observation.complete:
+            self.rate.add(observation.now, self._pending_seconds, self._pending_arrivals)
+            self._pending_seconds, self._pending_arrivals = 0.0, 0
+        return self._decide(observation, self.rate.estimate())
+
+    def _without_service_times(self, observation: Observation) -> Decision:
+        size = observation.size
+        if observation.waiting and observation.warm >= size:
+            target = self.limits.clamp(2 * size)
+            reason = (
+                f"From {size} to {target} slots: {observation.waiting} wait and none has "
+                "finished yet, so that their service time is not known."
+            )
+            return Decision(target, reason)
+        target = self.limits.clamp(size)
+        return Decision(target, f"Keep {target} slots: no operation has finished yet.")
+
+    def _decide(self, observation: Observation, rate: Rate) -> Decision:
+        now, mean = observation.now, self.service.mean
+        self._learn(observation, rate)
+        load = rate.upper * mean
+        staffed = smallest_size(
+            load, mean, self.goal, factor=self.factor, maximum=self.limits.maximum
+        )
+        if rate.change == "down" and self._wanted and now >= self._falling_until:
+            # A drop: give back once, when what it left behind is clear, not step by step.
+            self._wanted = deque([(now, self._wanted[0][1])])
+            self._falling_until = now + 2.0 * self.tuning.release
+        held = self._hold(now, staffed)
+        # A leap is met before its end is seen: what it turns out not to need, unlike
+        # what was needed, is given back after the pause.
+        leaping = (rate.mean + rate.trend * self.tuning.lead) * mean
+        draining = math.ceil(max(load, leaping) + observation.waiting * mean / self.tuning.drain)
+        target = self.limits.clamp(max(held, draining))
+        target = self._paced(target, observation)
+        return Decision(
+            target,
+            self._reason(observation, rate, (staffed, held, draining, target)),
+            {
+                "rate": rate.mean,
+                "rate_upper": rate.upper,
+                "horizon": rate.horizon,
+                "service": mean,
+                "load": load,
+                "factor": self.factor,
+                "staffed": staffed,
+                "held": held,
+                "draining": draining,
+                "waiting": observation.waiting,
+            },
+        )
+
+    def _paced(self, target: int, observation: Observation) -> int:
+        """Delay what would shrink the pool too soon after its last resize.
+
+        A resize is not free. So slots are given back a few at once; a small
+        shrink, which saves little, waits longest. And what a node's missing
+        sample hides may be work: no shrinking then.
+        """
+        size, tuning = self.limits.clamp(observation.size), self.tuning
+        if target < size:
+            small = size - target <= max(1.0, _SMALL * size)
+            pause = 2.0 * tuning.release if small else tuning.pause
+            if not observation.complete or observation.now - self._resized < pause:
+                return size
+        if target != observation.size:
+            self._resized = observation.now
+        return target
+
+    def _hold(self, now: float, staffed: int) -> int:
+        while self._wanted and self._wanted[-1][1] <= staffed:
+            self._wanted.pop()
+        self._wanted.append((now, staffed))
+        while self._wanted[0][0] <= now - self.tuning.release:
+            self._wanted.popleft()
+        return self._wanted[0][1]
+
+    def _learn(self, observation: Observation, rate: Rate) -> None:
+        """Move the tail factor towards what was observed, in settled times only.
+
+        Late operations after a sudden change or out of a backlog are the delay's
+        doing, not the tail's.
+        """
+        now = observation.now
+        backlog = observation.waiting > observation.warm
+        if rate.change != "none" or observation.warm < observation.size or backlog:
+            self._unsettled_until = now + _SETTLED
+        if now < self._unsettled_until or not observation.complete or not observation.started:
+            return
+        load = rate.mean * self.service.mean
+        expected = observation.started * late_share(
+            load, observation.warm, self.service.mean, self.goal.wait, self.factor
+        )
+        allowed = observation.started * self.goal.allowance
+        surprise = min(_MOST_SURPRISE, (observation.late - expected) / (allowed + 1.0))
+        self._correction += surprise * observation.seconds / self.tuning.learning
+        low, high = (math.log(bound / tail_factor(self.service.scv)) for bound in _FACTOR_RANGE)
+        self._correction = min(high, max(low, self._correction))
+
+    def _reason(
+        self, observation: Observation, rate: Rate, sizes: tuple[int, int, int, int]
+    ) -> str:
+        staffed, held, draining, target = sizes
+        verb = "Keep" if target == observation.size else f"From {observation.size} to"
+        demand = (
+            f"{rate.mean:.4g} operations/s (at most {rate.upper:.4g}, over {rate.horizon:.0f} s) "
+            f"of {self.service.mean * 1000:.4g} ms"
+        )
+        if not self.limits.minimum <= max(held, draining) <= self.limits.maximum:
+            why = (
+                f"{demand} want {max(held, draining)}, but the limits are "
+                f"{self.limits.minimum} to {self.limits.maximum}"
+            )
+        elif target > max(held, draining):
+            why = f"{demand} need {max(held, draining)}, but it is too soon to shrink"
+        elif draining > held:
+            leap = f", {rate.trend:.4g} more each second" if rate.trend else ""
+            why = (
+                f"{observation.waiting} wait, to be gone in {self.tuning.drain:g} s, "
+                f"and {demand} arrive{leap}"
+            )
+        elif held > staffed:
+            why = (
+                f"{demand} need {staffed} for {self.goal}, "
+                f"but {held} were needed within the last {self.tuning.release:g} s"
+            )
+        else:
+            why = f"{demand} need them for {self.goal} (tail factor {self.factor:.2f})"
+        return f"{verb} {target} slots: {why}."
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything learned."""
+        return {
+            "rate": self.rate.snapshot(),
+            "service": self.service.snapshot(),
+            "correction": self._correction,
+            "wanted": [list(item) for item in self._wanted],
+            "resized": self._resized,
+            "falling_until": self._falling_until,
+            "unsettled_until": self._unsettled_until,
+            "pending": [self._pending_seconds, self._pending_arrivals],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state that :meth:`snapshot` returned."""
+        self.rate.restore(state["rate"])
+        self.service.restore(state["service"])
+        self._correction = float(state["correction"])
+        self._wanted = deque((float(at), int(size)) for at, size in state["wanted"])
+        self._resized = float(state["resized"])
+        self._falling_until = float(state["falling_until"])
+        self._unsettled_until = float(state["unsettled_until"])
+        self._pending_seconds = float(state["pending"][0])
+        self._pending_arrivals = int(state["pending"][1])

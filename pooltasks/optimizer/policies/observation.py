@@ -1,0 +1,87 @@
+"""What a policy sees, what it answers, and what makes it a policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The fewest and the most slots that a policy may ask for."""
+
+    minimum: int
+    maximum: int
+
+    def clamp(self, slots: int) -> int:
+        """Return ``slots`` inside the limits."""
+        return min(self.maximum, max(self.minimum, slots))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A pool's numbers at one tick. Counts are of the period since the last tick.
+
+    Attributes:
+        now: Seconds on any clock that never goes back.
+        seconds: Length of the period.
+        arrivals: Operations published.
+        waiting: Operations that wait now, reserved but not started ones included.
+        started: Operations started.
+        late: Of these, how many waited longer than the objective allows.
+        wait_sum: Sum of their waits, seconds.
+        completed: Operations completed.
+        service_sum: Sum of their service times, seconds.
+        service_squares: Sum of the squares of their service times, seconds².
+        busy: Mean number of busy slots.
+        size: Slots the pool was last told to have.
+        warm: Slots that can take work now.
+        complete: Whether every live node's sample is in these counts. What is
+            missing comes with a later observation.
+    """
+
+    now: float
+    seconds: float
+    arrivals: int
+    waiting: int
+    started: int
+    late: int
+    wait_sum: float
+    completed: int
+    service_sum: float
+    service_squares: float
+    busy: float
+    size: int
+    warm: int
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How many slots the pool is to have, and why.
+
+    Attributes:
+        target: Slots.
+        reason: One sentence, with figures.
+        inputs: The numbers behind it, by name.
+    """
+
+    target: int
+    reason: str
+    inputs: dict[str, float] = field(default_factory=dict)
+
+
+class Policy(Protocol):
+    """Decides a pool's size once a tick. Deterministic: time arrives in the observation."""
+
+    def observe(self, observation: Observation) -> Decision:
+        """Return the decision for this tick. Called once a tick, in order."""
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all state as JSON values, so that a restart forgets nothing."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state that :meth:`snapshot` of the same policy returned."""
+        ...

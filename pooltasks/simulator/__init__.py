@@ -1,0 +1,1 @@
+"""A pool as a discrete-event simulation that runs the optimizer's very own policies."""

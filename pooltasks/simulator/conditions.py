@@ -1,0 +1,48 @@
+"""The conditions of a run: delays, nodes and what goes wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class NodeCrash:
+    """A node that dies ``at`` (seconds) and is back after ``outage`` seconds."""
+
+    at: float
+    node: int
+    outage: float = 10.0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What stands between a decision and a warm worker, and what goes wrong.
+
+    Attributes:
+        wait: The objective's wait, seconds; longer ones are late.
+        tick: Seconds between decisions.
+        actuation: Seconds from a decision until nodes act on it.
+        warm_up: Seconds from a fork until the worker takes work.
+        initial: Workers at the start, all warm.
+        nodes: Nodes that share the workers.
+        crashes_per_hour: Workers that die, all together.
+        node_crashes: Nodes that die.
+        redelivery: Seconds until a dead worker's operation is back in the queue.
+        lost_metrics: Share of a node's samples that never arrive, 0–1. Counters
+            are cumulative: the next sample makes up for it.
+        late_metrics: Seconds that a node's samples are late.
+        warm_in: Seconds at the start that are not measured.
+    """
+
+    wait: float = 0.05
+    tick: float = 1.0
+    actuation: float = 0.15
+    warm_up: float = 0.5
+    initial: int = 4
+    nodes: int = 1
+    crashes_per_hour: float = 0.0
+    node_crashes: tuple[NodeCrash, ...] = ()
+    redelivery: float = 0.08
+    lost_metrics: float = 0.0
+    late_metrics: float = 0.0
+    warm_in: float = 60.0

@@ -1,0 +1,374 @@
+"""One pool as discrete events: a first-in-first-out queue, nodes, workers and a policy.
+
+A worker here has one slot. An arrival costs O(1), everything else one push and
+one pop on a heap of at most (workers + a few) events: n events cost
+O(n log workers).
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from random import Random
+from typing import TYPE_CHECKING
+
+from pooltasks.optimizer.policies.observation import Observation
+
+if TYPE_CHECKING:
+    from pooltasks.optimizer.policies.observation import Policy
+    from pooltasks.simulator.conditions import Conditions
+    from pooltasks.simulator.workloads import Arrivals
+
+
+class _Kind:
+    """Kinds of events: plain integers, because the heap compares them."""
+
+    DONE, WARM, ACTUATE, CRASH, NODE_DOWN, NODE_UP, REDELIVER, TICK = range(8)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run showed, from the end of its ``warm_in`` on.
+
+    Attributes:
+        waits: Seconds, one for each operation in order of arrival; −1 for one that
+            never started. Of the whole run.
+        operations: How many were measured.
+        late: How many of these waited longer than the objective, or never started.
+        worker_seconds: Of all workers that existed, warming and retiring ones too.
+        resizes: Decisions that changed the size.
+        lost: Operations that were neither completed nor in the pool at the end.
+        sizes: (time, size) at each change, of the whole run.
+        events: Events that were simulated, of the whole run.
+    """
+
+    waits: array[float]
+    operations: int
+    late: int
+    worker_seconds: float
+    resizes: int
+    lost: int
+    sizes: list[tuple[float, int]]
+    events: int
+
+    @property
+    def violations(self) -> float:
+        """Share of late operations, 0–1."""
+        return self.late / self.operations if self.operations else 0.0
+
+
+@dataclass
+class _Counters:
+    """What a node counts since its start."""
+
+    started: int = 0
+    late: int = 0
+    wait_sum: float = 0.0
+    completed: int = 0
+    service_sum: float = 0.0
+    service_squares: float = 0.0
+
+    def copy(self) -> _Counters:
+        return _Counters(**vars(self))
+
+
+class _Node:
+    def __init__(self) -> None:
+        self.alive = True
+        self.target = 0
+        self.members: set[int] = set()  # every worker: warming, idle, busy
+        self.warming: set[int] = set()
+        self.retiring = 0  # busy workers to go when they finish
+        self.counters = _Counters()
+        self.sent: deque[tuple[float, _Counters]] = deque()  # (taken at, sample), on their way
+        self.seen = _Counters()  # the newest sample that has arrived
+        self.seen_of = 0.0  # when that was taken
+
+
+class Simulation:
+    """One run of ``policy`` on ``arrivals``. Use it once."""
+
+    def __init__(
+        self, arrivals: Arrivals, policy: Policy, conditions: Conditions, seed: int = 0
+    ) -> None:
+        self.arrivals = arrivals
+        self.policy = policy
+        self.conditions = conditions
+        self.random = Random(f"{seed}:failures")  # noqa: S311  a simulation, no secret
+        self.waits = array("d", [-1.0]) * len(arrivals.times)
+        self.nodes = [_Node() for _ in range(conditions.nodes)]
+        self.node_of: list[_Node] = []  # by worker
+        self.idle: dict[int, None] = {}  # the newest last: taken first, as prefork does
+        self.running: dict[int, int] = {}  # worker → operation
+        self.queue: deque[int] = deque()
+        self.heap: list[tuple[float, int, int]] = []  # time, kind, worker or node
+        self.plans: deque[list[int]] = deque()  # targets of the nodes, on their way
+        self.redelivered: deque[int] = deque()
+        self.size = conditions.initial
+        self.sizes = [(0.0, self.size)]
+        self.resizes = 0
+        self.completed = 0
+        self.events = 0
+        self.workers = 0
+        self._workers_until = 0.0  # the integral of ``workers`` is known until here
+        self.worker_seconds = 0.0
+        self._busy_offset = 0.0  # sum of −start and +end times: busy = offset + running × now
+        self._busy_seen = 0.0
+        self._arrived_seen = 0
+
+    def run(self) -> Run:
+        """Simulate to the end of the sequence and return what it showed."""
+        conditions, seconds = self.conditions, self.arrivals.seconds
+        for node, target in zip(self.nodes, self._split(self.size), strict=True):
+            node.target = target
+            for _ in range(target):
+                self.idle[self._fork(node, 0.0)] = None
+        self.heap += [(conditions.tick, _Kind.TICK, 0)]
+        for index, crash in enumerate(conditions.node_crashes):
+            self.heap.append((crash.at, _Kind.NODE_DOWN, index))
+        heapify(self.heap)
+        if conditions.crashes_per_hour:
+            self._next_crash(0.0)
+        self._loop(seconds)
+        self._account(seconds)
+        return self._result()
+
+    def _loop(self, seconds: float) -> None:
+        heap, times, queue, idle = self.heap, self.arrivals.times, self.queue, self.idle
+        count, arrived = len(times), 0
+        upcoming = times[0] if count else math.inf
+        events = 0
+        while True:
+            if upcoming <= heap[0][0]:
+                if idle:
+                    self._start(idle.popitem()[0], arrived, upcoming)
+                else:
+                    queue.append(arrived)
+                arrived += 1
+                upcoming = times[arrived] if arrived < count else math.inf
+            else:
+                now, kind, subject = heappop(heap)
+                if now > seconds:
+                    break
+                if kind == 0:  # _Kind.DONE: by far the most
+                    self._done(subject, now)
+                else:
+                    self._rare(kind, subject, now)
+            events += 1
+        self.events = events
+
+    def _start(self, worker: int, operation: int, now: float) -> None:
+        counters = self.node_of[worker].counters
+        counters.started += 1
+        if self.waits[operation] < 0.0:  # a redelivered operation has waited already
+            wait = now - self.arrivals.times[operation]
+            self.waits[operation] = wait
+            counters.wait_sum += wait
+            if wait > self.conditions.wait:
+                counters.late += 1
+        self.running[worker] = operation
+        self._busy_offset -= now
+        heappush(self.heap, (now + self.arrivals.services[operation], _Kind.DONE, worker))
+
+    def _done(self, worker: int, now: float) -> None:
+        operation = self.running.pop(worker, None)
+        if operation is None:
+            return  # it died before
+        self._busy_offset += now
+        node = self.node_of[worker]
+        service = self.arrivals.services[operation]
+        counters = node.counters
+        counters.completed += 1
+        counters.service_sum += service
+        counters.service_squares += service * service
+        self.completed += 1
+        if node.retiring:
+            node.retiring -= 1
+            self._remove(worker, now)
+        elif self.queue:
+            self._start(worker, self.queue.popleft(), now)
+        else:
+            self.idle[worker] = None
+
+    def _rare(self, kind: int, subject: int, now: float) -> None:
+        match kind:
+            case _Kind.WARM:
+                self._warmed(subject, now)
+            case _Kind.ACTUATE:
+                for node, target in zip(self.nodes, self.plans.popleft(), strict=True):
+                    node.target = target
+                    self._resize(node, now)
+            case _Kind.CRASH:
+                if self.workers:
+                    alive = sorted(worker for node in self.nodes for worker in node.members)
+                    self._crash(self.random.choice(alive), now)
+                self._next_crash(now)
+            case _Kind.NODE_DOWN:
+                self._node_down(subject, now)
+            case _Kind.NODE_UP:
+                self.nodes[subject].alive = True
+                self._resize(self.nodes[subject], now)
+            case _Kind.REDELIVER:
+                self._put_back(self.redelivered.popleft(), now)
+            case _:
+                self._tick(now)
+                heappush(self.heap, (now + self.conditions.tick, _Kind.TICK, 0))
+
+    def _fork(self, node: _Node, now: float) -> int:
+        self._account(now)
+        worker = len(self.node_of)
+        self.node_of.append(node)
+        node.members.add(worker)
+        self.workers += 1
+        return worker
+
+    def _remove(self, worker: int, now: float) -> None:
+        self._account(now)
+        self.node_of[worker].members.remove(worker)
+        self.workers -= 1
+
+    def _warmed(self, worker: int, now: float) -> None:
+        node = self.node_of[worker]
+        if worker not in node.warming:
+            return  # given up, or died
+        node.warming.remove(worker)
+        if self.queue:
+            self._start(worker, self.queue.popleft(), now)
+        else:
+            self.idle[worker] = None
+
+    def _resize(self, node: _Node, now: float) -> None:
+        """Fork, or let go: warming workers first, then idle ones, busy ones when they finish."""
+        if not node.alive:
+            return
+        surplus = len(node.members) - node.target
+        node.retiring = 0
+        if surplus <= 0:
+            for _ in range(-surplus):
+                worker = self._fork(node, now)
+                node.warming.add(worker)
+                heappush(self.heap, (now + self.conditions.warm_up, _Kind.WARM, worker))
+            return
+        for worker in sorted(node.warming, reverse=True)[:surplus]:
+            node.warming.remove(worker)
+            self._remove(worker, now)
+            surplus -= 1
+        idle = [worker for worker in self.idle if self.node_of[worker] is node][:surplus]
+        for worker in idle:
+            del self.idle[worker]
+            self._remove(worker, now)
+        node.retiring = surplus - len(idle)
+
+    def _crash(self, worker: int, now: float) -> None:
+        node = self.node_of[worker]
+        operation = self.running.pop(worker, None)
+        if operation is not None:
+            self._busy_offset += now
+            self.redelivered.append(operation)
+            heappush(self.heap, (now + self.conditions.redelivery, _Kind.REDELIVER, 0))
+        self.idle.pop(worker, None)
+        node.warming.discard(worker)
+        self._remove(worker, now)
+        self._resize(node, now)
+
+    def _next_crash(self, now: float) -> None:
+        gap = self.random.expovariate(self.conditions.crashes_per_hour / 3600.0)
+        heappush(self.heap, (now + gap, _Kind.CRASH, 0))
+
+    def _node_down(self, index: int, now: float) -> None:
+        crash = self.conditions.node_crashes[index]
+        node = self.nodes[crash.node]
+        node.alive = False
+        for worker in sorted(node.members):
+            self._crash(worker, now)
+        heappush(self.heap, (now + crash.outage, _Kind.NODE_UP, crash.node))
+
+    def _put_back(self, operation: int, now: float) -> None:
+        if self.idle:
+            self._start(self.idle.popitem()[0], operation, now)
+        else:
+            self.queue.appendleft(operation)
+
+    def _tick(self, now: float) -> None:
+        observation = self._observe(now)
+        target = self.policy.observe(observation).target
+        if target != self.size:
+            self.size = target
+            self.sizes.append((now, target))
+            self.resizes += now > self.conditions.warm_in
+        # Sent at every tick: a node that was down has forgotten its share.
+        self.plans.append(self._split(target))
+        heappush(self.heap, (now + self.conditions.actuation, _Kind.ACTUATE, 0))
+
+    def _split(self, target: int) -> list[int]:
+        """Share ``target`` evenly over the nodes that live."""
+        alive = [index for index, node in enumerate(self.nodes) if node.alive]
+        shares = [0] * len(self.nodes)
+        for rank, index in enumerate(alive):
+            shares[index] = target // len(alive) + (rank < target % len(alive))
+        return shares
+
+    def _observe(self, now: float) -> Observation:
+        lost, late = self.conditions.lost_metrics, self.conditions.late_metrics
+        before = [node.seen for node in self.nodes]
+        for node in self.nodes:
+            if node.alive and not (lost and self.random.random() < lost):
+                node.sent.append((now, node.counters.copy()))
+            while node.sent and node.sent[0][0] <= now - late + 1e-9:
+                node.seen_of, node.seen = node.sent.popleft()
+        expected = now - late - 1e-9
+        complete = all(node.seen_of >= expected for node in self.nodes if node.alive)
+        gained = {
+            name: sum(getattr(n.seen, name) for n in self.nodes)
+            - sum(getattr(old, name) for old in before)
+            for name in vars(before[0])
+        }
+        # A producer's counter is not there to read: what was started plus what waits.
+        arrived = sum(node.seen.started for node in self.nodes) + len(self.queue)
+        arrivals = max(0, arrived - self._arrived_seen)
+        self._arrived_seen = max(self._arrived_seen, arrived)
+        busy = self._busy_offset + len(self.running) * now
+        observation = Observation(
+            now=now,
+            seconds=self.conditions.tick,
+            arrivals=arrivals,
+            waiting=len(self.queue),
+            busy=(busy - self._busy_seen) / self.conditions.tick,
+            size=self.size,
+            warm=self.workers - sum(len(node.warming) for node in self.nodes),
+            complete=complete,
+            **gained,
+        )
+        self._busy_seen = busy
+        return observation
+
+    def _account(self, now: float) -> None:
+        start = max(self._workers_until, self.conditions.warm_in)
+        if now > start:
+            self.worker_seconds += self.workers * (now - start)
+        self._workers_until = now
+
+    def _result(self) -> Run:
+        times, wait, end = self.arrivals.times, self.conditions.wait, self.arrivals.seconds
+        operations = late = 0
+        for published, waited in zip(times, self.waits, strict=True):
+            if published < self.conditions.warm_in:
+                continue
+            if waited < 0.0 and end - published <= wait:
+                continue  # the run ended before it could be late
+            operations += 1
+            late += waited < 0.0 or waited > wait
+        held = len(self.queue) + len(self.running) + len(self.redelivered)
+        return Run(
+            waits=self.waits,
+            operations=operations,
+            late=late,
+            worker_seconds=self.worker_seconds,
+            resizes=self.resizes,
+            lost=len(times) - self.completed - held,
+            sizes=self.sizes,
+            events=self.events,
+        )
