@@ -31,6 +31,13 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 | worker.terminate      | age (s, since the fork)             | pool, worker, exitcode, expected |
 | warmup                | duration (s), commands (count)      | pool, worker, error (traceback   |
 |                       |                                     | or None)                         |
+| queue.depth           | depth (operations in the queue),    | pool, node                       |
+|                       | reserved (taken by this node and    |                                  |
+|                       | not started), oldest_age (s: 0 of   |                                  |
+|                       | an empty queue, None if not known)  |                                  |
+| utilization           | utilization (ratio 0–1, None        | pool, node                       |
+|                       | without a warm worker), busy (s),   |                                  |
+|                       | process (s, since the last event)   |                                  |
 | recovery              | duration (s, death until the        | pool, worker (the replacement),  |
 |                       | replacement takes operations)       | exitcode (of the dead one)       |
 
@@ -77,6 +84,8 @@ EVENTS: tuple[str, ...] = (
     "pool.terminate",
     "warmup",
     "recovery",
+    "queue.depth",
+    "utilization",
     "error",
 )
 """The events of pooltasks. Applications may emit others under names of their own."""

@@ -9,8 +9,9 @@ from celery.worker.request import Request
 
 from pooltasks import keys
 
-_LEAST_LIMIT = 0.001
-"""Celery reads a limit of 0 as none."""
+_LEAST_LIMIT = 0.1
+"""The worker itself refuses what comes after its deadline, and says so; a shorter
+limit would strike before it gets that far."""
 
 
 class OperationRequest(Request):
