@@ -1,25 +1,30 @@
 """Every Redis key that pooltasks owns: type, content, lifetime.
 
-| key                                   | type | content                       | lifetime      |
-|---------------------------------------|------|-------------------------------|---------------|
-| ``pool.<name>``                       | list | waiting operations (stock     | until         |
-|                                       |      | kombu messages)               | reserved      |
-| ``pooltasks:session:<id>``            | hash | ``created_at``; ``version``:  | session TTL,  |
-|                                       |      | the last one given to one of  | renewed by    |
-|                                       |      | its programs; ``data:<name>`` | use           |
-|                                       |      | → a JSON value each           |               |
-| ``pooltasks:session:<id>:programs``   | hash | program id → version, space,  | session TTL,  |
-|                                       |      | JSON record                   | renewed by    |
-|                                       |      |                               | use           |
-| ``pooltasks:session:<id>:statistics`` | hash | ``<program id>:<counter>`` →  | session TTL,  |
-|                                       |      | number                        | renewed by    |
-|                                       |      |                               | use           |
-| ``pooltasks:leases``                  | zset | node identity → server time   | a day after   |
-|                                       |      | in ms when its lease runs out | the last one  |
-| ``pooltasks:unacked:<identity>``      | hash | reservation id → message,     | until done or |
-|                                       |      | exchange and routing key      | put back      |
-| ``pooltasks:dead:<queue>``            | hash | id → dead letter as JSON      | until dropped |
-| ``pooltasks:dead:<queue>:messages``   | hash | id → its original message     | until dropped |
+| key                                   | type   | content                       | lifetime      |
+|---------------------------------------|--------|-------------------------------|---------------|
+| ``pool.<name>``                       | list   | waiting operations (stock     | until         |
+|                                       |        | kombu messages)               | reserved      |
+| ``pooltasks:session:<id>``            | hash   | ``created_at``; ``version``:  | session TTL,  |
+|                                       |        | the last one given to one of  | renewed by    |
+|                                       |        | its programs; ``data:<name>`` | use           |
+|                                       |        | → a JSON value each           |               |
+| ``pooltasks:session:<id>:programs``   | hash   | program id → version, space,  | session TTL,  |
+|                                       |        | JSON record                   | renewed by    |
+|                                       |        |                               | use           |
+| ``pooltasks:session:<id>:statistics`` | hash   | ``<program id>:<counter>`` →  | session TTL,  |
+|                                       |        | number                        | renewed by    |
+|                                       |        |                               | use           |
+| ``pooltasks:pool:<name>:nodes``       | zset   | node → server time of its last | one hour      |
+|                                       |        | sample, in seconds            | after the     |
+|                                       |        |                               | last sample   |
+| ``pooltasks:pool:<name>:samples:<n>`` | stream | the samples of node ``<n>``,  | the same      |
+|                                       |        | an hour of them               |               |
+| ``pooltasks:leases``                  | zset   | node identity → server time   | a day after   |
+|                                       |        | in ms when its lease runs out | the last one  |
+| ``pooltasks:unacked:<identity>``      | hash   | reservation id → message,     | until done or |
+|                                       |        | exchange and routing key      | put back      |
+| ``pooltasks:dead:<queue>``            | hash   | id → dead letter as JSON      | until dropped |
+| ``pooltasks:dead:<queue>:messages``   | hash   | id → its original message     | until dropped |
 
 Queues are kombu's own lists, named here because pools are addressed by them.
 Every other key begins with ``pooltasks:``; all but unacked operations and dead
@@ -74,3 +79,13 @@ def dead_letters(queue_name: str) -> str:
 def dead_messages(queue_name: str) -> str:
     """Return the hash of the original messages of a queue's dead letters."""
     return f"{PREFIX}dead:{queue_name}:messages"
+
+
+def pool_nodes(pool: str) -> str:
+    """Return the sorted set of the nodes that wrote samples of ``pool``."""
+    return f"{PREFIX}pool:{pool}:nodes"
+
+
+def node_samples(pool: str, node: str) -> str:
+    """Return the stream of a node's samples."""
+    return f"{PREFIX}pool:{pool}:samples:{node}"

@@ -8,7 +8,11 @@ from celery import current_app
 
 from pooltasks import keys
 from pooltasks.app import BUILT_IN_OPERATIONS, settings_of
+from pooltasks.broker.client import redis_client
+from pooltasks.broker.queues import lists_of
 from pooltasks.broker.serialization import SERIALIZER
+from pooltasks.metrics.collector import Collector
+from pooltasks.metrics.samples import HISTORY, SampleStore
 from pooltasks.task import Operation
 
 if TYPE_CHECKING:
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from celery.result import AsyncResult
 
+    from pooltasks.metrics.collector import HistoryPoint, PoolMetrics
     from pooltasks.settings import PoolSettings
 
 
@@ -127,6 +132,34 @@ class Pool:
         positional = () if keywords else tuple(args)
         keywords["session_id"] = session_id
         return self.execute(command, positional, keywords, timeout=timeout)
+
+    def metrics(self, window: float = 60.0) -> PoolMetrics:
+        """Return how the pool stands, and what it did lately, all nodes together.
+
+        Args:
+            window: Seconds over which to count, at most 3,600.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        return self._collector().metrics(window)
+
+    def history(self, seconds: float = HISTORY, step: int = 1) -> list[HistoryPoint]:
+        """Return the pool's last ``seconds``, at most 3,600, oldest first.
+
+        Args:
+            seconds: How far back.
+            step: Whole seconds that make one point: what was counted is merged,
+                of the rest the highest value is kept.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        return self._collector().history(seconds, step)
+
+    def _collector(self) -> Collector:
+        store = SampleStore(redis_client(self.app), self.name, lists_of(self.app, self.queue))
+        return Collector(store, self.settings.objective)
 
     def _task(self, name: str) -> Any:
         if name.startswith(f"{BUILT_IN_OPERATIONS}."):

@@ -46,6 +46,7 @@ RETRIES: Mapping[Category, int] = {
 _IMMEDIATE = {Category.COMMUNICATION, Category.SESSION, Category.PYTHON}
 _BACKOFF_BASE = 0.1
 _BACKOFF_CAP = 30.0
+_END_OF_TIME = 1e11  # seconds since the epoch: the year 5138
 
 
 def retry_delay(category: Category, retries: int) -> float:
@@ -59,6 +60,21 @@ def retry_delay(category: Category, retries: int) -> float:
     if category in _IMMEDIATE:
         return 0.0
     return random.uniform(0.0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2.0**retries))  # noqa: S311  no secret
+
+
+def waited(request: Any, now: float) -> float | None:
+    """Return the seconds since ``request`` was published or due; None if it does not say.
+
+    Args:
+        request: Celery's request of a task.
+        now: Seconds since the epoch.
+    """
+    published_at = request.get("published_at")
+    # A stock client sends none, and anyone may send nonsense.
+    if not isinstance(published_at, int | float) or not 0 < published_at < _END_OF_TIME:
+        return None
+    # Never negative: hosts' clocks differ by some milliseconds.
+    return max(0.0, now - published_at)
 
 
 class Operation(Task):
@@ -138,13 +154,15 @@ class Operation(Task):
             return super().__call__(*args, **kwargs)
         self._start(request)
         try:
-            return self.run(*args, **kwargs)
+            try:
+                return self.run(*args, **kwargs)
+            finally:
+                request.run_seconds = time.perf_counter() - request.run_started
         except (Ignore, Reject, Retry):
             raise
         except SoftTimeLimitExceeded as error:
-            seconds = time.perf_counter() - request.run_started
             timeout = OperationTimeout(
-                f"{self.name} was stopped after running for {seconds:.3f} s."
+                f"{self.name} was stopped after running for {request.run_seconds:.3f} s."
             )
             self._retry_if_allowed(request, timeout)
             raise timeout from error
@@ -156,11 +174,9 @@ class Operation(Task):
         """Note the wait; raise if the operation came too late to be run."""
         request.run_started = time.perf_counter()
         now = time.time()
-        published_at = request.get("published_at")
-        if published_at is None:  # a stock client published it
+        wait = request.wait_seconds = waited(request, now)
+        if wait is None:
             return
-        # Never negative: hosts' clocks differ by some milliseconds.
-        wait = request.wait_seconds = max(0.0, now - published_at)
         delivery = request.delivery_info or {}
         allowed = (
             self.checkout_timeout

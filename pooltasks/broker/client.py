@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -27,3 +29,13 @@ def redis_client(celery_app: Celery) -> redis.Redis:
         )
     client: redis.Redis = extension.client
     return client
+
+
+def impatient_client(celery_app: Celery) -> redis.Redis:
+    """Return a new client for an event loop: it gives up after half a second."""
+    return redis.Redis.from_url(
+        celery_app.pooltasks.settings.redis_url.get_secret_value(),
+        socket_connect_timeout=0.5,
+        socket_timeout=0.5,
+        retry=Retry(NoBackoff(), 0),
+    )

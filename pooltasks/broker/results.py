@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
@@ -75,5 +74,6 @@ class ResultBackend(RedisBackend):
         )
         wait = getattr(request, "wait_seconds", None)
         if wait is not None:
-            meta["timing"] = {"wait": wait, "run": time.perf_counter() - request.run_started}
+            # What came too late was never run.
+            meta["timing"] = {"wait": wait, "run": getattr(request, "run_seconds", 0.0)}
         return meta

@@ -9,14 +9,13 @@ from __future__ import annotations
 import click
 
 from pooltasks.cli.check import check
-
-COMMANDS = (check, dead, status, warm)
-COMMANDS = (check, plan, simulate, status, warm)
 from pooltasks.cli.dead import dead
 from pooltasks.cli.plan import plan
 from pooltasks.cli.simulate import simulate
 from pooltasks.cli.status import status
 from pooltasks.cli.warm import warm
+
+COMMANDS = (check, dead, plan, simulate, status, warm)
 """What looks after pools that run; each finds its application in click's context."""
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from celery.concurrency.asynpool import Worker
 
+from pooltasks.node.events import OperationEvents
 from pooltasks.node.warmup import WorkerReport, run_commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pooltasks.node.scoreboard import Row
     from pooltasks.node.warmup import Plan
 
 WARMING = 64
@@ -36,12 +38,14 @@ class WorkerProcess(Worker):
         *args: As billiard's.
         plan: How this node's workers warm up.
         index: The worker's place in its node, from 0.
+        row: Its row of the scoreboard.
         **kwargs: As billiard's.
     """
 
-    def __init__(self, *args: Any, plan: Plan, index: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, plan: Plan, index: int, row: Row, **kwargs: Any) -> None:
         self.plan = plan
         self.index = index
+        self.row = row
         self._warm = False
         self._waiting = False
         self._asked_again = False
@@ -49,6 +53,8 @@ class WorkerProcess(Worker):
 
     def after_fork(self) -> None:
         """Initialise the process; the warm-up is the last receiver of its signal."""
+        self.row.attach()
+        OperationEvents(self.plan.pool).connect()
         if not self.plan.settings.lazy:
             signals.worker_process_init.connect(
                 self._warm_up_first, weak=False, dispatch_uid="pooltasks.warm-up"

@@ -6,17 +6,24 @@ import gc
 import os
 import signal
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from billiard.common import human_status
+from billiard.pool import EX_OK, EX_RECYCLE, TimeoutHandler
 from celery.concurrency import prefork
 from celery.concurrency.asynpool import AsynPool
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.log import get_logger
 
-from pooltasks.errors import ConfigurationError
+from pooltasks import telemetry
+from pooltasks.errors import Category, ConfigurationError, WarmUpError
 from pooltasks.node.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING, WorkerProcess
+from pooltasks.node.sampler import Sampler
+from pooltasks.node.scoreboard import Scoreboard
 from pooltasks.node.warmup import Plan, WorkerReport, summary
 
 if TYPE_CHECKING:
@@ -62,6 +69,14 @@ class WarmUpRound:
     reports: list[WorkerReport] = field(default_factory=list)
 
 
+class TimeLimits(TimeoutHandler):
+    """Billiard's; it marks the processes that it kills."""
+
+    def _trywaitkill(self, worker: Any) -> None:
+        worker.timed_out = True
+        super()._trywaitkill(worker)
+
+
 class WarmPool(AsynPool):
     """Processes of one node.
 
@@ -69,11 +84,19 @@ class WarmPool(AsynPool):
         processes: How many.
         *args: As billiard's.
         plan: How they warm up.
+        scoreboard: Where they tell what they do.
         **kwargs: As billiard's.
     """
 
-    def __init__(self, processes: int, *args: Any, plan: Plan, **kwargs: Any) -> None:
+    TimeoutHandler = TimeLimits
+
+    def __init__(
+        self, processes: int, *args: Any, plan: Plan, scoreboard: Scoreboard, **kwargs: Any
+    ) -> None:
         self.plan = plan
+        self.scoreboard = scoreboard
+        self._forked_at: dict[int, float] = {}
+        self._deaths: deque[tuple[float, int]] = deque()
         self.warm: set[int] = set()
         self.warming: set[int] = set()
         self.reports: dict[int, WorkerReport] = {}
@@ -91,8 +114,11 @@ class WarmPool(AsynPool):
         handlers[WARMED] = self.on_warmed
 
     def _create_worker_process(self, i: int) -> Any:
-        self.Worker = partial(WorkerProcess, plan=self.plan, index=i)
-        return super()._create_worker_process(i)
+        row = self.scoreboard.row(i)
+        self.Worker = partial(WorkerProcess, plan=self.plan, index=i, row=row)
+        process = super()._create_worker_process(i)
+        self._forked_at[process.pid] = time.monotonic()
+        return process
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Attach to the loop; called again after each reconnection."""
@@ -134,22 +160,57 @@ class WarmPool(AsynPool):
         if report.pid in self.round.waiting:
             self.round.waiting.discard(report.pid)
             self.round.reports.append(report)
+        telemetry.execute(
+            "warmup",
+            {
+                "duration": report.finished_at - report.started_at,
+                "commands": len(report.commands),
+            },
+            {"pool": self.plan.pool, "worker": report.pid, "error": report.error},
+        )
         if report.error:
+            operation = report.commands[-1].operation
+            self._emit_error(Category.INITIALIZATION, operation, WarmUpError(report.error))
             logger.error(
                 "pool %s: the warm-up of worker %s failed in %s:\n%s",
                 self.plan.pool,
                 report.pid,
-                report.commands[-1].operation,
+                operation,
                 report.error,
             )
+
+    def _emit_error(
+        self, category: Category, operation: str | None, exception: BaseException
+    ) -> None:
+        telemetry.execute(
+            "error",
+            {"count": 1},
+            {
+                "pool": self.plan.pool,
+                "category": category,
+                "operation": operation,
+                "exception": exception,
+            },
+        )
 
     def on_process_alive(self, pid: int) -> None:
         """Give work to a worker from now on."""
         super().on_process_alive(pid)
-        if self._process_by_pid(pid)[0] is None:  # it ended right after it said so
+        process, _ = self._process_by_pid(pid)
+        if process is None:  # it ended right after it said so
             return
         self.warm.add(pid)
         self.backoff.succeeded()
+        self.scoreboard.serves(process.index)
+        now = time.monotonic()
+        worker = {"pool": self.plan.pool, "worker": pid}
+        telemetry.execute("worker.init", {"duration": now - self._forked_at[pid]}, worker)
+        if self._deaths:
+            died_at, exitcode = self._deaths.popleft()
+            self.scoreboard.recovered()
+            telemetry.execute(
+                "recovery", {"duration": now - died_at}, {**worker, "exitcode": exitcode}
+            )
         if not self._announced and len(self.warm) == self._processes:
             self._announced = True
             merged = summary(self.reports.values())
@@ -171,6 +232,7 @@ class WarmPool(AsynPool):
             self.warming.discard(pid)
             self.reports.pop(pid, None)
             self.round.waiting.discard(pid)
+            self._on_worker_end(before[pid], shutdown=shutdown, was_warm=not failed)
             if failed and not shutdown:
                 pause = self.backoff.failed(time.monotonic())
                 logger.error(
@@ -180,6 +242,41 @@ class WarmPool(AsynPool):
                     pause,
                 )
         return exitcodes
+
+    def ended(self) -> None:
+        """Account for the workers that were there to the end."""
+        for process in self._pool:
+            self._on_worker_end(process, shutdown=True, was_warm=process.pid in self.warm)
+
+    def _on_worker_end(self, process: Any, *, shutdown: bool, was_warm: bool) -> None:
+        """Tell the scoreboard and the telemetry of a worker that is gone."""
+        now = time.monotonic()
+        pid, exitcode = process.pid, process.exitcode
+        timed_out = getattr(process, "timed_out", False)
+        expected = (
+            shutdown
+            or timed_out
+            or exitcode in (EX_OK, EX_RECYCLE)
+            or getattr(process, "_controlled_termination", False)
+        )
+        in_the_middle = self.scoreboard.died(process.index, timed_out=timed_out)
+        telemetry.execute(
+            "worker.terminate",
+            {"age": now - self._forked_at.pop(pid, now)},
+            {
+                "pool": self.plan.pool,
+                "worker": pid,
+                "exitcode": exitcode,
+                "expected": expected,
+            },
+        )
+        if in_the_middle and timed_out:
+            self._emit_error(Category.TIMEOUT, None, TimeLimitExceeded())
+        elif in_the_middle:
+            lost = WorkerLostError(f"worker {pid} ended in an operation: {human_status(exitcode)}")
+            self._emit_error(Category.COMMUNICATION, None, lost)
+        if was_warm and not expected:
+            self._deaths.append((now, exitcode))
 
     def _repopulate_pool(self, exitcodes: Iterable[int]) -> None:
         pause = self.backoff.until - time.monotonic()
@@ -224,17 +321,59 @@ class TaskPool(prefork.TaskPool):
         extension = self.app.pooltasks
         settings = extension.settings.pool_settings(extension.pool)
         plan = Plan.of(extension.pool, settings, self.limit)
-        self.Pool = partial(WarmPool, plan=plan)
+        self.scoreboard = Scoreboard()
+        self.Pool = partial(WarmPool, plan=plan, scoreboard=self.scoreboard)
+        self.sampler: Sampler | None = None
+        if settings.enable_metrics:
+            _, hostname = self.options["initargs"]
+            self.sampler = Sampler(self.app, extension.pool, hostname, self.scoreboard, self._sizes)
         # Everything imported so far is shared by all workers for ever: a
         # collection that touches it in one of them would copy the page.
         gc.collect()
         gc.freeze()
         super().on_start()
+        self._started_at = time.monotonic()
+        telemetry.execute("pool.init", {"size": self.limit}, {"pool": extension.pool})
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Attach to the loop; called again after each reconnection."""
+        super().register_with_event_loop(loop)
+        if self.sampler is not None:
+            self.sampler.start(loop)
+
+    def on_stop(self) -> None:
+        """Let the workers finish, then end them."""
+        pool = self._pool
+        super().on_stop()
+        self._after_stop(pool)
+
+    def on_terminate(self) -> None:
+        """End the workers at once."""
+        pool = self._pool
+        super().on_terminate()
+        self._after_stop(pool)
+
+    def _after_stop(self, pool: WarmPool | None) -> None:
+        if pool is None:  # it was stopped before
+            return
+        pool.ended()
+        if self.sampler is not None:
+            self.sampler.sample(stopped=True)
+        telemetry.execute(
+            "pool.terminate",
+            {"age": time.monotonic() - self._started_at},
+            {"pool": self.app.pooltasks.pool},
+        )
 
     def did_start_ok(self) -> bool:
         """Return True: a worker that failed is retried, and never ends the node."""
         self._pool.maintain_pool()
         return True
+
+    def _sizes(self) -> tuple[int, int]:
+        if self._pool is None:
+            return 0, 0
+        return self.num_processes, len(self._pool.warm)
 
     def warm_and_cold(self) -> tuple[int, int]:
         """Return how many workers take operations and how many do not yet."""

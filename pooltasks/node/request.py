@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_LEAST_LIMIT = 0.001
-"""Celery reads a limit of 0 as none."""
+_LEAST_LIMIT = 0.1
+"""The worker itself refuses what comes after its deadline, and says so; a shorter
+limit would strike before it gets that far."""
 
 
 class OperationRequest(Request):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import redis
 
+import pooltasks
 from pooltasks.app import Extension, PoolApp
 from pooltasks.settings import Settings
 
@@ -46,9 +47,8 @@ class Deployment:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("POOLTASKS_")},
             "POOLTASKS_REDIS_URL": url,
-            "PYTHONPATH": os.pathsep.join(
-                [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-            ),
+            # The nodes import pooltasks from where the tests did.
+            "PYTHONPATH": os.pathsep.join([str(Path(pooltasks.__file__).parents[1]), str(HERE)]),
         }
 
     def __enter__(self) -> Self:

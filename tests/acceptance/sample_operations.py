@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pooltasks import operation
+from celery.exceptions import Ignore
+
+from pooltasks import operation, telemetry
 from pooltasks.broker.client import redis_client
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _this_worker: dict[str, Any] = {}
 
@@ -50,6 +56,11 @@ def add(*terms: int) -> int:
 @operation(pool="code")
 def fail(message: str = "as it was told") -> None:
     raise ValueError(message)
+
+
+@operation(pool="code")
+def ignore() -> None:
+    raise Ignore
 
 
 @operation(pool="code")
@@ -121,3 +132,14 @@ def mark_and_occupy(self, key: str, seconds: float) -> None:
     mark = json.dumps({"at": time.time(), "node": os.getppid()})
     redis_client(self.app).rpush(key, mark)
     time.sleep(seconds)
+
+
+def _note(event: str, measurements: Mapping[str, Any], metadata: Mapping[str, Any], _: Any) -> None:
+    record = {"event": event, "pid": os.getpid(), **measurements, **metadata}
+    with (Path("events") / f"{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps(record, default=repr) + "\n")
+
+
+if Path("events").is_dir():
+    # A test that wants every single event makes this folder.
+    telemetry.attach_many("sample", telemetry.EVENTS, _note)

@@ -1,0 +1,1 @@
+"""Numbers about pools: histograms, samples, the merged view, the health score."""

@@ -1,0 +1,66 @@
+"""Counts: what a node's workers did in a span of time; counts add up exactly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pooltasks.metrics.histogram import Histogram
+from pooltasks.telemetry import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pooltasks.errors import Category
+
+FINISHED = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED, Outcome.REJECTED)
+"""Outcomes after which an operation does not come back."""
+
+
+@dataclass
+class Counts:
+    """Sums over workers and time; the zero of addition by default."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    categories: Counter[Category] = field(default_factory=Counter)
+    """Errors, those that were retried too."""
+    recoveries: int = 0
+    """Workers that died unexpectedly and were replaced."""
+    busy: float = 0.0
+    """Seconds in which workers had an operation."""
+    process: float = 0.0
+    """Seconds in which workers could have had one: since each became warm."""
+    wait: Histogram = field(default_factory=Histogram)
+    run: Histogram = field(default_factory=Histogram)
+
+    @classmethod
+    def merged(cls, several: Iterable[Counts]) -> Counts:
+        """Return the sum of ``several``."""
+        parts = list(several)
+        whole = cls(
+            recoveries=sum(part.recoveries for part in parts),
+            busy=sum(part.busy for part in parts),
+            process=sum(part.process for part in parts),
+            wait=Histogram.merged(part.wait for part in parts),
+            run=Histogram.merged(part.run for part in parts),
+        )
+        for part in parts:
+            whole.outcomes.update(part.outcomes)
+            whole.categories.update(part.categories)
+        return whole
+
+    @property
+    def finished(self) -> int:
+        """Operations that will not be run again."""
+        return sum(self.outcomes[outcome] for outcome in FINISHED)
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share (0–1) of the finished operations that failed; None if none finished."""
+        return self.outcomes[Outcome.FAILURE] / self.finished if self.finished else None
+
+    @property
+    def utilization(self) -> float | None:
+        """Busy seconds ÷ process seconds (0–1); None without a warm worker."""
+        return self.busy / self.process if self.process else None

@@ -1,0 +1,211 @@
+"""What a pool says of itself is what happened, exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.exceptions import WorkerLostError
+from deployment import DEADLINE, Deployment, wait_until
+
+from pooltasks import Pool
+from pooltasks.metrics.counts import Counts
+from pooltasks.metrics.samples import SampleStore
+from pooltasks.telemetry import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.timeout(120)
+
+FOUR_WORKERS = """
+    [pools.code]
+    imports = ["sample_operations"]
+    pool_size = 4
+    checkout_timeout = 30
+"""
+
+
+@pytest.fixture
+def pool(deployment: Deployment) -> Iterator[Pool]:
+    """A pool of one node with four warm workers that note every event."""
+    (deployment.folder / "events").mkdir()
+    pool = Pool("code", app=deployment.configure(FOUR_WORKERS))
+    deployment.start_node("-Q", "pool.code")
+    wait_until(lambda: pool.metrics().load.warm == 4, "four warm workers")
+    yield pool
+    pool.app.pooltasks.client.close()
+
+
+def events_of(deployment: Deployment, *names: str) -> list[dict[str, Any]]:
+    events = (
+        json.loads(line)
+        for path in (deployment.folder / "events").iterdir()
+        for line in path.read_text().splitlines()
+    )
+    return [event for event in events if event["event"] in names]
+
+
+def operations(pool: Pool) -> dict[str, int]:
+    counted = pool.metrics(600).work.operations or {}
+    return {str(outcome): count for outcome, count in counted.items() if count}
+
+
+def exact_quantile(values: list[float], q: float) -> float:
+    return sorted(values)[math.ceil(q * len(values)) - 1]
+
+
+def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: Pool) -> None:
+    source = random.Random(1)
+    calls: list[tuple[str, list[Any]]] = [
+        *[("echo", [number]) for number in range(300)],
+        *[("occupy", [source.expovariate(1 / 0.02)]) for _ in range(150)],
+        *[("fail", ["as it was told"]) for _ in range(40)],
+        *[("fail_until", [f"attempts-{number}", 2]) for number in range(15)],
+        *[("ignore", []) for _ in range(10)],
+    ]
+    source.shuffle(calls)
+    results = [pool.submit(f"sample_operations.{name}", args) for name, args in calls]
+    for (name, _), result in zip(calls, results, strict=True):
+        if name == "ignore":
+            result.forget()  # there will be none
+        else:
+            result.get(timeout=DEADLINE, propagate=False)
+
+    expected = {"success": 465, "failure": 40, "retry": 15, "ignored": 10}
+    wait_until(lambda: operations(pool) == expected, f"{expected}, not {operations(pool)}")
+    its = pool.metrics(600)
+    assert its.work.errors == {"python": 40, "connection": 15}
+    assert its.work.error_rate == pytest.approx(40 / 515)
+    assert its.load.backlog == its.load.busy == 0
+    assert its.load.idle == 4
+
+    finished = events_of(deployment, "operation.stop", "operation.exception")
+    for what, quantiles in (("wait", its.work.wait), ("run", its.work.run)):
+        values = [event[what] for event in finished]
+        assert quantiles.count == len(values) == 530
+        for q, value in ((0.5, quantiles.p50), (0.9, quantiles.p90), (0.99, quantiles.p99)):
+            assert value == pytest.approx(exact_quantile(values, q), rel=0.02)
+        assert quantiles.mean == pytest.approx(sum(values) / len(values), rel=1e-4)
+
+    points = pool.history(600)
+    assert sum(point.work.operations[Outcome.SUCCESS] for point in points if point.work.operations)
+    assert max(point.load.busy or 0 for point in points) >= 1
+    assert max(point.load.backlog or 0 for point in points) > 100
+
+    # Queue bindings and results are Celery's, attempts this test's.
+    ours = deployment.redis.keys("pooltasks:*")
+    assert len(ours) == 2
+    assert all(0 < deployment.redis.ttl(key) <= 3660 for key in ours)
+
+
+def test_a_worker_killed_in_the_middle_is_one_lost_operation_and_one_recovery(
+    deployment: Deployment, pool: Pool
+) -> None:
+    result = pool.submit("sample_operations.occupy", [1.0])
+
+    def worker() -> int | None:
+        started = events_of(deployment, "operation.start")
+        return next((event["worker"] for event in started if event["id"] == result.id), None)
+
+    os.kill(wait_until(worker, "it has started"), signal.SIGKILL)
+    result.get(timeout=DEADLINE)
+    wait_until(lambda: operations(pool) == {"success": 1, "lost": 1}, "counted once each")
+    its = pool.metrics(600)
+    assert its.work.recoveries == 1
+    assert its.work.errors == {"communication": 1}
+    assert its.work.error_rate == 0
+    assert its.work.run.count == 1
+    (recovery,) = events_of(deployment, "recovery")
+    assert recovery["exitcode"] == -signal.SIGKILL
+    # Nothing of it goes on: the busy seconds end with the worker.
+    assert its.load.busy == 0
+
+    with pytest.raises(WorkerLostError):
+        pool.submit("sample_operations.die_once_not_idempotent", ["key"]).get(timeout=DEADLINE)
+    wait_until(lambda: pool.metrics(600).work.recoveries == 2, "another recovery")
+
+
+def test_an_operation_killed_at_its_limit_is_a_failure_and_no_recovery(pool: Pool) -> None:
+    pool.submit("sample_operations.ignore_the_soft_limit").get(timeout=DEADLINE, propagate=False)
+    wait_until(lambda: operations(pool) == {"failure": 1}, "it is counted as a failure")
+    wait_until(lambda: pool.metrics().load.warm == 4, "the worker is replaced")
+    its = pool.metrics(600)
+    assert its.work.errors == {"timeout": 1}
+    assert its.work.recoveries == 0
+
+
+def counted(pool: Pool) -> tuple[float, Counts]:
+    """Return when the node last sampled, and all that it has counted until then."""
+    store = SampleStore(pool.app.pooltasks.client, "code", [pool.queue])
+    _, samples = store.read(600)
+    (its,) = samples.values()
+    return its[-1].at, Counts.merged(one.sample.counts for one in its)
+
+
+def test_utilization_is_that_of_the_schedule(pool: Pool) -> None:
+    began, before = counted(pool)
+    for rounds in ([1.0, 1.0, 1.0, 1.0], [1.5, 1.5]):
+        results = [pool.submit("sample_operations.occupy", [seconds]) for seconds in rounds]
+        for result in results:
+            result.get(timeout=DEADLINE)
+    wait_until(lambda: operations(pool) == {"success": 6}, "they are counted")
+    ended, after = counted(pool)
+    busy, process = after.busy - before.busy, after.process - before.process
+    assert process == pytest.approx(4 * (ended - began), rel=0.01)
+    truth = 7.0 / (4 * (ended - began))
+    assert busy / process == pytest.approx(truth, rel=0.01)
+
+
+def test_a_silent_node_is_stale_within_three_seconds_and_may_come_back(
+    deployment: Deployment, pool: Pool
+) -> None:
+    node = deployment.nodes[0]
+    node.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(
+            lambda: [its.state for its in pool.metrics().nodes] == ["stale"], "stale", deadline=3.5
+        )
+        assert pool.metrics().load.size is None
+    finally:
+        node.send_signal(signal.SIGCONT)
+    wait_until(lambda: [its.state for its in pool.metrics().nodes] == ["live"], "live")
+
+
+def test_the_last_operations_of_a_node_that_stops_are_counted(
+    deployment: Deployment, pool: Pool
+) -> None:
+    result = pool.submit("sample_operations.occupy", [1.2])
+    wait_until(lambda: pool.metrics().load.busy == 1, "it runs")
+    deployment.nodes[0].terminate()
+    result.get(timeout=DEADLINE)
+    deployment.nodes[0].wait(DEADLINE)
+    its = pool.metrics(600)
+    assert its.nodes == ()
+    assert its.load.size is its.work.throughput is None
+    points = pool.history(600)
+    assert (
+        sum(p.work.operations[Outcome.SUCCESS] for p in points if p.work.operations is not None)
+        == 1
+    )
+
+
+def test_samples_that_could_not_be_written_are_made_up_for(
+    deployment: Deployment, pool: Pool
+) -> None:
+    server = deployment.redis
+    # Scripts are refused, operations go on.
+    server.execute_command("ACL SETUSER", "default", "-evalsha", "-eval")
+    try:
+        for number in range(20):
+            assert pool.submit("sample_operations.echo", [number]).get(timeout=DEADLINE) == number
+        wait_until(lambda: "samples cannot be written" in deployment.log(), "a warning")
+    finally:
+        server.execute_command("ACL SETUSER", "default", "+@all")
+    wait_until(lambda: operations(pool) == {"success": 20}, "all are counted")
+    assert deployment.log().count("samples cannot be written") == 1
