@@ -21,6 +21,7 @@ from celery.utils.log import get_logger
 
 from pooltasks import telemetry
 from pooltasks.errors import Category, ConfigurationError, WarmUpError
+from pooltasks.node.backoff import StartBackoff
 from pooltasks.node.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING, WorkerProcess
 from pooltasks.node.sampler import Sampler
 from pooltasks.node.scoreboard import Scoreboard
@@ -32,32 +33,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _REAP_AGAIN = 0.002
-_BACKOFF_FIRST = 0.5
-_BACKOFF_MOST = 30.0
-
-
-@dataclass
-class StartBackoff:
-    """When workers may be forked again after some could not be warmed.
-
-    0.5 s after the first failure in a row, doubling to 30 s; a worker that
-    becomes warm ends the row.
-    """
-
-    failures: int = 0
-    until: float = 0.0
-
-    def failed(self, now: float) -> float:
-        """Count a failure at ``now`` (monotonic seconds); return the pause in seconds."""
-        pause = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2.0**self.failures)
-        self.failures += 1
-        self.until = now + pause
-        return pause
-
-    def succeeded(self) -> None:
-        """End the row of failures."""
-        self.failures = 0
-        self.until = 0.0
 
 
 @dataclass
