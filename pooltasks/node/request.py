@@ -11,6 +11,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
+from pooltasks import keys
 from pooltasks.broker.client import redis_client
 from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.errors import PoisonedError
@@ -94,5 +95,7 @@ class OperationRequest(Request):
 
     def _pool_settings(self) -> PoolSettings:
         extension = self._app.pooltasks
-        settings: PoolSettings = extension.settings.pool_settings(extension.pool)
+        queue = self._delivery_info.get("routing_key") or ""
+        pool = extension.pool or queue.removeprefix(keys.QUEUE_PREFIX)
+        settings: PoolSettings = extension.settings.pool_settings(pool)
         return settings

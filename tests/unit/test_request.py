@@ -81,7 +81,7 @@ def test_no_run_outlasts_its_deadline(limits):
 
 def test_a_deadline_that_has_passed_leaves_a_limit_because_celery_reads_0_as_none(limits):
     hard, soft = limits(headers={"deadline": time.time() - 3})
-    assert 0 < soft <= 0.001
+    assert 0 < soft <= 0.1
     assert hard > 1
 
 
