@@ -15,7 +15,7 @@ RUN pip install --require-hashes -r requirements.lock
 
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY pooltasks ./pooltasks
-RUN pip install --no-deps .
+RUN pip install --no-deps --no-build-isolation .
 
 # The deployment's own code; its settings are mounted at /srv/pooltasks/config.
 WORKDIR /srv/pooltasks
