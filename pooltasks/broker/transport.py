@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery.utils.log import get_logger
+from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 from pooltasks import keys
@@ -336,6 +337,16 @@ class Transport(redis.Transport):
             self.lease = None
 
 
-def register_transport() -> None:
-    """Make :data:`NAME` known to kombu; calling it again changes nothing."""
-    TRANSPORT_ALIASES[NAME] = f"{__name__}:Transport"
+class NodeConnection(Connection):
+    """A connection through this transport, whose address reads as the Redis it is."""
+
+    def __init__(self, hostname: str = "localhost", *args: Any, **kwargs: Any) -> None:
+        TRANSPORT_ALIASES[NAME] = f"{__name__}:Transport"
+        # kombu takes the transport from before a '+', and else from the argument.
+        hostname = hostname.replace("redis+socket:", f"{NAME}+socket:", 1)
+        super().__init__(hostname, *args, **{**kwargs, "transport": NAME})
+
+    def as_uri(self, *args: Any, **kwargs: Any) -> str:
+        """Return the address, as kombu does."""
+        uri: str = super().as_uri(*args, **kwargs)
+        return uri.replace(NAME, "redis", 1)

@@ -11,7 +11,7 @@ from kombu import Exchange, Queue
 
 from pooltasks import keys
 from pooltasks.app import import_operations
-from pooltasks.broker.transport import NAME, register_transport
+from pooltasks.broker.transport import NodeConnection
 from pooltasks.errors import ConfigurationError
 from pooltasks.node import control  # noqa: F401  registers the control commands
 from pooltasks.node.gate import Gate
@@ -51,9 +51,7 @@ class Node(Worker):
             app.amqp.queues.add(Queue(queue, Exchange("pool", type="direct"), routing_key=queue))
         app.steps["consumer"].add(Gate)
         if extension.settings.broker_transport == "pooltasks":
-            register_transport()
-            app.conf.broker_transport = NAME
-            app.conf.broker_url = app.conf.broker_url.replace("redis+socket:", f"{NAME}+socket:")
+            app.amqp.Connection = NodeConnection
         if hostname in (None, default_nodename(None)):
             hostname = host_format(f"{name}@%h")
         options["concurrency"] = options.get("concurrency") or pool.pool_size

@@ -113,6 +113,10 @@ class Deployment:
 
         return wait_until(warm, f"{workers} warm workers; the log:\n{self.log()[-3000:]}")
 
+    def reserved(self) -> int:
+        """Return how many operations the nodes have reserved."""
+        return sum(self.redis.hlen(key) for key in self.redis.keys("pooltasks:unacked:*"))
+
     def stop(self) -> None:
         for node in self.nodes:
             if node.poll() is None:

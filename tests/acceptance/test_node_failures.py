@@ -64,7 +64,7 @@ def test_while_no_worker_is_warm_what_is_published_stays_in_the_queue(
     wait_until(lambda: deployment.redis.llen("pool.code") == 1, "it is put back", deadline=0.2)
     while time.monotonic() - published_at < 1.0:
         assert deployment.redis.llen("pool.code") == 1
-        assert deployment.redis.hlen("unacked") == 0
+        assert deployment.reserved() == 0
 
     assert result.get(timeout=DEADLINE)["warm"]
     assert deployment.redis.llen("pool.code") == 0
@@ -122,7 +122,7 @@ def test_a_node_told_to_stop_finishes_what_runs_and_leaves_the_rest(
     deployment.wait_for_warm(2)
     pool = Pool("code", app=app)
     running = [pool.submit("sample_operations.occupy", [2]) for _ in range(2)]
-    wait_until(lambda: deployment.redis.hlen("unacked") == 2, "both are reserved")
+    wait_until(lambda: deployment.reserved() == 2, "both are reserved")
     waiting = [pool.submit("sample_operations.echo", [i]) for i in range(3)]
     family = family_of(node)
 
@@ -141,7 +141,7 @@ def test_the_workers_of_a_killed_node_die_with_it(deployment: Deployment) -> Non
     node = deployment.start_node("-Q", "pool.code")
     deployment.wait_for_warm(2)
     Pool("code", app=app).submit("sample_operations.occupy", [20])
-    wait_until(lambda: deployment.redis.hlen("unacked") == 1, "it is reserved")
+    wait_until(lambda: deployment.reserved() == 1, "it is reserved")
     family = family_of(node)
     assert len(family) == 3
 
@@ -176,7 +176,7 @@ def test_a_node_consumes_again_after_its_server_was_killed_and_started_again(
     pool = Pool("code", app=app)
     # Two are reserved and run, two wait in the list, when the server dies.
     accepted = [pool.submit("sample_operations.occupy", [3]) for _ in range(4)]
-    wait_until(lambda: deployment.redis.hlen("unacked") == 2, "two are reserved")
+    wait_until(lambda: deployment.reserved() == 2, "two are reserved")
 
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
