@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _FACTOR_RANGE = (0.25, 8.0)
 _SMALL = 0.05  # of the size: a shrink that saves little
 _LONG_AGO = -1e18  # seconds; JSON has no infinity
-_MOST_SURPRISE = 10.0  # late operations come in clusters: one must not teach everything
+_MOST_SURPRISE = 50.0  # late operations come in clusters: one must not teach everything
+_BACKLOG = 4.0  # waiting operations a slot: more than chance piles up in a staffed pool
 _SETTLED = 5.0  # seconds after a change or a growth before waits teach anything
 
 
@@ -180,7 +181,7 @@ class Objective:
         doing, not the tail's.
         """
         now = observation.now
-        backlog = observation.waiting > observation.warm
+        backlog = observation.waiting > _BACKLOG * observation.warm
         if rate.change != "none" or observation.warm < observation.size or backlog:
             self._unsettled_until = now + _SETTLED
         if now < self._unsettled_until or not observation.complete or not observation.started:
