@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     import redis
 
 LISTS = ["pool.code", "pool.code\x06\x163"]
+
+
+@pytest.fixture(autouse=True)
+def frozen_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's clock stands still, a quarter into a second."""
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_003.25)
 
 
 @pytest.fixture
