@@ -159,7 +159,7 @@ class Pool:
 
     def _collector(self) -> Collector:
         store = SampleStore(redis_client(self.app), self.name, lists_of(self.app, self.queue))
-        return Collector(store, self.settings.objective)
+        return Collector(store, self.settings.objective, self.settings.metrics_interval)
 
     def _task(self, name: str) -> Any:
         if name.startswith(f"{BUILT_IN_OPERATIONS}."):

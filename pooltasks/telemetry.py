@@ -14,15 +14,15 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 | *in a worker*         |                                     |                                  |
 | operation.start       | wait (s, None if not known)         | pool, operation, id, worker,     |
 |                       |                                     | retries, redelivered             |
-| operation.stop        | wait (s), run (s)                   | the same, outcome                |
-| operation.exception   | wait (s), run (s)                   | the same, outcome, category,     |
+| operation.stop        | wait (s), run (s), busy (s)         | the same, outcome; category and  |
+|                       |                                     | exception (None)                 |
+| operation.exception   | the same                            | the same, outcome, category,     |
 |                       |                                     | exception                        |
-| worker.checkout       | wait (s, None if not known)         | as operation.start               |
-| worker.checkin        | wait (s), run (s), busy (s)         | the same, outcome, category      |
-|                       |                                     | (None without an error)          |
+| worker.checkout       | as operation.start                  | as operation.start               |
+| worker.checkin        | as operation.stop                   | as operation.stop or .exception  |
 | *in a worker or node* |                                     |                                  |
 | error                 | count (1)                           | pool, category, operation (None  |
-|                       |                                     | if of none), exception           |
+|                       |                                     | if not known), exception         |
 | *in a node*           |                                     |                                  |
 | pool.init             | size (workers)                      | pool                             |
 | pool.terminate        | age (s)                             | pool                             |

@@ -148,15 +148,23 @@ class HistoryPoint:
 
 
 class Collector:
-    """The merged view of one pool."""
+    """The merged view of one pool.
 
-    def __init__(self, store: SampleStore, objective: Objective) -> None:
+    Args:
+        store: Its samples.
+        objective: What the health score measures waits by.
+        interval: Seconds between samples of a node.
+    """
+
+    def __init__(self, store: SampleStore, objective: Objective, interval: float = 1.0) -> None:
         self._store = store
         self._objective = objective
+        self._interval = interval
+        self._lease = LEASE * max(1.0, interval)
 
     def metrics(self, window: float = 60.0) -> PoolMetrics:
         """Return the pool now and its last ``window`` seconds (at most 3,600)."""
-        queue, samples = self._store.read(max(min(window, HISTORY), LEASE))
+        queue, samples = self._store.read(max(min(window, HISTORY), self._lease))
         nodes = tuple(
             node for name, its in sorted(samples.items()) if (node := _node(name, its, queue.at))
         )
@@ -178,17 +186,19 @@ class Collector:
     def history(self, seconds: float = HISTORY, step: int = 1) -> list[HistoryPoint]:
         """Return the last ``seconds`` (at most 3,600) in steps of ``step`` seconds, oldest first.
 
-        A longer step merges what was counted and keeps the peaks of the rest.
+        A longer step merges what was counted and keeps the peaks of the rest. A
+        step is never shorter than the interval between samples.
         """
         seconds = min(seconds, HISTORY)
-        queue, samples = self._store.read(seconds + step + LEASE)
+        step = max(step, math.ceil(self._interval))
+        queue, samples = self._store.read(seconds + step + self._lease)
         last = math.floor(queue.at / step)
         first = last - math.ceil(seconds / step) + 1
         counts: dict[int, list[Counts]] = {}
         for its in samples.values():
             for one in its:
                 counts.setdefault(math.floor(one.at / step), []).append(one.sample.counts)
-        loads = _loads(samples, first * step, math.ceil(queue.at))
+        loads = _loads(samples, first * step - math.ceil(self._lease), math.ceil(queue.at))
         points = []
         for number in range(first, last + 1):
             its_counts = counts.get(number)
@@ -278,26 +288,21 @@ def _load(queue: QueueState, nodes: Sequence[StoredSample], *, stale: bool) -> L
 
 
 def _loads(samples: Mapping[str, Sequence[StoredSample]], first: int, end: int) -> dict[int, Load]:
-    """Return the load of each second from ``first`` to ``end`` for which there is a sample."""
+    """Return the load of each second from ``first`` to ``end`` of which it is known."""
     by_node = [{math.floor(one.at): one for one in its} for its in samples.values()]
     present: dict[int, StoredSample] = {}
     loads = {}
-    for second in range(first - math.ceil(LEASE), end + 1):
-        fresh: list[StoredSample] = []
+    for second in range(first, end + 1):
         for node, its in enumerate(by_node):
             if second in its:
                 present[node] = its[second]
-                fresh.append(its[second])
             elif node in present and not _is_live(present[node], second):
                 del present[node]
-        if second >= first and present:
+        if present:
             # Each node read the queue; the last to do so knows best.
             latest = max(present.values(), key=lambda one: one.at)
-            loads[second] = _load(
-                latest.queue,
-                [one for one in present.values() if not one.sample.stopped],
-                stale=False,
-            )
+            working = [one for one in present.values() if not one.sample.stopped]
+            loads[second] = _load(latest.queue, working, stale=False)
     return loads
 
 

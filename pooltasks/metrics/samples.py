@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HISTORY = 3600.0
 """Seconds of samples that are kept."""
 _MARGIN = 60.0
+_END_OF_TIME = 1e11  # seconds since the epoch: the year 5138
 
 _QUEUE = """
 -- Keys from `first` on: the lists of one queue. Returns their length and when
@@ -242,4 +243,6 @@ def _stored(entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[StoredSampl
 
 
 def _queue_state(at: Any, depth: Any, published_at: bytes) -> QueueState:
-    return QueueState(float(at), int(depth), float(published_at) if published_at else None)
+    published = float(published_at or "nan")
+    # Anyone may publish, and so write there what is no time.
+    return QueueState(float(at), int(depth), published if 0 < published < _END_OF_TIME else None)

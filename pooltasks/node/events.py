@@ -16,7 +16,7 @@ from celery import signals, states
 from celery.exceptions import Ignore, Reject, Retry
 
 from pooltasks import telemetry
-from pooltasks.errors import Category, categorize
+from pooltasks.errors import categorize
 from pooltasks.task import Operation, waited
 from pooltasks.telemetry import Outcome
 
@@ -40,7 +40,8 @@ class OperationEvents:
         self.worker = os.getpid()
         self._started = 0.0
         self._wait: float | None = None
-        self._metadata: dict[str, Any] | None = None
+        self._request: Any = None
+        self._metadata: dict[str, Any] = {}
 
     def connect(self) -> None:
         """Listen to Celery's signals in this process from now on."""
@@ -52,11 +53,12 @@ class OperationEvents:
         request = task.request
         if request.is_eager:  # called by an operation, and a part of it
             return
+        self._request = request
         self._started = time.perf_counter()
         redelivered = bool((request.delivery_info or {}).get("redelivered"))
         # What comes back from a dead worker or node had its wait before.
-        wait = None if redelivered else waited(request, time.time())
-        metadata = {
+        self._wait = None if redelivered else waited(request, time.time())
+        metadata = self._metadata = {
             "pool": self.pool,
             "operation": task.name,
             "id": task_id,
@@ -64,49 +66,35 @@ class OperationEvents:
             "retries": request.retries,
             "redelivered": redelivered,
         }
-        self._wait, self._metadata = wait, metadata
-        measurements = {"wait": wait}
+        measurements = {"wait": self._wait}
         telemetry.execute("worker.checkout", measurements, metadata)
         telemetry.execute("operation.start", measurements, metadata)
 
-    def on_postrun(self, task: Any, retval: Any, state: str | None, **_: Any) -> None:
+    def on_postrun(self, task_id: str, task: Any, retval: Any, state: str | None, **_: Any) -> None:
         """Emit ``operation.stop`` or ``operation.exception``, and ``worker.checkin``."""
-        request = task.request
-        metadata = self._metadata
-        if request.is_eager or metadata is None:
+        request = self._request
+        if request is None or request.id != task_id:  # one that an operation called
             return
         # Set while an error passes Celery's tracer: the operation ends the
         # process, or its result could not be stored.
         passing = sys.exception()
         if passing is not None and terminate_handler_fired():
             return  # the worker is being ended; the node counts the operation as lost
-        self._metadata = None
+        self._request = None
         outcome, error = _outcome(state, retval, passing)
-        category: Category | None = None
         busy = time.perf_counter() - self._started
         run = getattr(request, "run_seconds", None)
         if run is None and not isinstance(task, Operation):
             run = busy  # a plain Celery task is not timed from inside
-        measurements = {"wait": self._wait, "run": run}
+        category = None if error is None else categorize(error)
+        measurements = {"wait": self._wait, "run": run, "busy": busy}
+        metadata = {**self._metadata, "outcome": outcome, "category": category, "exception": error}
         if error is None:
-            metadata = {**metadata, "outcome": outcome}
             telemetry.execute("operation.stop", measurements, metadata)
         else:
-            category = categorize(error)
-            metadata = {**metadata, "outcome": outcome, "category": category, "exception": error}
             telemetry.execute("operation.exception", measurements, metadata)
-            telemetry.execute(
-                "error",
-                {"count": 1},
-                {
-                    "pool": self.pool,
-                    "category": category,
-                    "operation": task.name,
-                    "exception": error,
-                },
-            )
-        metadata = {**metadata, "category": category}
-        telemetry.execute("worker.checkin", {**measurements, "busy": busy}, metadata)
+            telemetry.execute("error", {"count": 1}, metadata)
+        telemetry.execute("worker.checkin", measurements, metadata)
 
 
 def _outcome(

@@ -250,7 +250,8 @@ class WarmPool(AsynPool):
         elif in_the_middle:
             lost = WorkerLostError(f"worker {pid} ended in an operation: {human_status(exitcode)}")
             self._emit_error(Category.COMMUNICATION, None, lost)
-        if was_warm and not expected:
+        # Not of a worker that nobody wants back: the pool has been made smaller.
+        if was_warm and not expected and len(self._pool) < self._processes:
             self._deaths.append((now, exitcode))
 
     def _repopulate_pool(self, exitcodes: Iterable[int]) -> None:

@@ -70,6 +70,8 @@ def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: 
         *[("ignore", []) for _ in range(10)],
     ]
     source.shuffle(calls)
+    # First something that lasts, so that a sample sees every worker busy and the rest waiting.
+    calls = [*[("occupy", [2.5])] * 4, *calls]
     results = [pool.submit(f"sample_operations.{name}", args) for name, args in calls]
     for (name, _), result in zip(calls, results, strict=True):
         if name == "ignore":
@@ -77,25 +79,25 @@ def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: 
         else:
             result.get(timeout=DEADLINE, propagate=False)
 
-    expected = {"success": 465, "failure": 40, "retry": 15, "ignored": 10}
+    expected = {"success": 469, "failure": 40, "retry": 15, "ignored": 10}
     wait_until(lambda: operations(pool) == expected, f"{expected}, not {operations(pool)}")
     its = pool.metrics(600)
     assert its.work.errors == {"python": 40, "connection": 15}
-    assert its.work.error_rate == pytest.approx(40 / 515)
+    assert its.work.error_rate == pytest.approx(40 / 519)
     assert its.load.backlog == its.load.busy == 0
     assert its.load.idle == 4
 
     finished = events_of(deployment, "operation.stop", "operation.exception")
     for what, quantiles in (("wait", its.work.wait), ("run", its.work.run)):
         values = [event[what] for event in finished]
-        assert quantiles.count == len(values) == 530
+        assert quantiles.count == len(values) == 534
         for q, value in ((0.5, quantiles.p50), (0.9, quantiles.p90), (0.99, quantiles.p99)):
             assert value == pytest.approx(exact_quantile(values, q), rel=0.02)
         assert quantiles.mean == pytest.approx(sum(values) / len(values), rel=1e-4)
 
     points = pool.history(600)
     assert sum(point.work.operations[Outcome.SUCCESS] for point in points if point.work.operations)
-    assert max(point.load.busy or 0 for point in points) >= 1
+    assert max(point.load.busy or 0 for point in points) == 4
     assert max(point.load.backlog or 0 for point in points) > 100
 
     # Queue bindings and results are Celery's, attempts this test's.
@@ -148,17 +150,28 @@ def counted(pool: Pool) -> tuple[float, Counts]:
     return its[-1].at, Counts.merged(one.sample.counts for one in its)
 
 
-def test_utilization_is_that_of_the_schedule(pool: Pool) -> None:
-    began, before = counted(pool)
-    for rounds in ([1.0, 1.0, 1.0, 1.0], [1.5, 1.5]):
-        results = [pool.submit("sample_operations.occupy", [seconds]) for seconds in rounds]
+def test_utilization_is_that_of_the_schedule(deployment: Deployment, pool: Pool) -> None:
+    def occupy(*schedule: float) -> None:
+        results = [pool.submit("sample_operations.occupy", [seconds]) for seconds in schedule]
         for result in results:
             result.get(timeout=DEADLINE)
-    wait_until(lambda: operations(pool) == {"success": 6}, "they are counted")
+
+    def all_are_counted(number: int) -> None:
+        wait_until(lambda: operations(pool) == {"success": number}, f"{number} are counted")
+
+    occupy(0.3, 0.3, 0.3, 0.3)  # every worker has connected to the server
+    all_are_counted(4)
+    began, before = counted(pool)
+    occupy(1.5, 1.5, 1.5, 1.5)
+    occupy(2.0, 2.0)
+    all_are_counted(10)
     ended, after = counted(pool)
     busy, process = after.busy - before.busy, after.process - before.process
     assert process == pytest.approx(4 * (ended - began), rel=0.01)
-    truth = 7.0 / (4 * (ended - began))
+    # A sleep may last longer than it was told to.
+    slept = sorted(event["run"] for event in events_of(deployment, "operation.stop"))[4:]
+    assert sum(slept) >= 10.0
+    truth = sum(slept) / (4 * (ended - began))
     assert busy / process == pytest.approx(truth, rel=0.01)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     import redis
 
 LISTS = ["pool.code", "pool.code\x06\x163"]
+
+
+@pytest.fixture(autouse=True)
+def frozen_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's clock stands still, a quarter into a second."""
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_003.25)
 
 
 @pytest.fixture
@@ -136,7 +143,9 @@ def test_the_queue_is_read_with_all_its_lists_and_the_oldest_message(
     assert queue.oldest_age == pytest.approx(50, abs=0.5)
 
 
-@pytest.mark.parametrize("unknown", [message(None), message("soon"), "no JSON"])
+@pytest.mark.parametrize(
+    "unknown", [message(None), message("soon"), message(-1e300), message(1e99), "no JSON"]
+)
 def test_an_age_that_no_message_tells_is_missing(
     store: SampleStore, client: redis.Redis, unknown: str
 ) -> None:
@@ -247,6 +256,21 @@ def test_history_has_a_point_a_second_and_says_what_is_missing(
     assert by_age[4].load.busy is None
     assert by_age[11].load.size is None
     assert by_age[1].work.throughput == 1
+
+
+def test_a_node_that_samples_every_ten_seconds_is_live_in_between(
+    client: redis.Redis, store: SampleStore
+) -> None:
+    slow = Collector(store, Objective(), interval=10.0)
+    middle = now_of(client) % 10
+    for number in range(3):
+        its = sample(number, interval=10.0, busy=1, counts=worked(50))
+        put(client, "a", its, age=middle + 5 + 10 * (2 - number))
+    assert [node.state for node in slow.metrics().nodes] == ["live"]
+    points = slow.history(40)
+    assert [point.at - points[0].at for point in points] == [0, 10, 20, 30]
+    assert [point.work.throughput for point in points][-2] == 5.0
+    assert points[-1].load.busy == 1
 
 
 def test_longer_steps_merge_counts_and_keep_peaks(
