@@ -109,12 +109,13 @@ class ArrivalRate:
 class ServiceTime:
     """Mean and squared coefficient of variation of the service time.
 
-    Old samples fade with time constant ``memory`` seconds, but never below the
+    Old samples fade with time constant ``memory`` seconds, which is short because
+    runs can become longer all of a sudden (a slow database), but never below the
     last ``enough`` operations: a pool that was silent for a while still knows
     how long its operations run.
     """
 
-    def __init__(self, *, memory: float = 600.0, enough: float = 200.0) -> None:
+    def __init__(self, *, memory: float = 60.0, enough: float = 300.0) -> None:
         self.memory = memory
         self.enough = enough
         self._count = self._sum = self._squares = 0.0

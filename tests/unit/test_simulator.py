@@ -234,6 +234,15 @@ def test_a_fourfold_step_is_recovered_in_three_seconds():
     assert row.recovery <= 3.0
 
 
+def test_runs_that_become_four_times_as_long_are_followed_within_a_minute():
+    sequence = CATALOGUE["steady"].sequence(5, 600.0)
+    for index, published in enumerate(sequence.times):
+        sequence.services[index] *= 0.5 if published < 300.0 else 2.0
+    run = Simulation(sequence, Objective(LIMITS, Goal()), Conditions(initial=9)).run()
+    settled = [w for t, w in zip(sequence.times, run.waits, strict=True) if t >= 360.0]
+    assert sum(not 0.0 <= wait <= 0.05 for wait in settled) / len(settled) <= 0.015
+
+
 def test_recovery_that_never_comes_counts_to_the_end():
     builders = {"stuck": lambda _setting: Fixed(2)}
     (row,) = compare([Workload("bursts", on_off())], builders, [0], seconds=600.0)

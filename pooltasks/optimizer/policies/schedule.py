@@ -75,8 +75,9 @@ class Schedule:
         inputs = {**decision.inputs, "season_rate": ahead, "seasonal": seasonal}
         if seasonal <= decision.target:
             return Decision(decision.target, decision.reason, inputs)
+        verb = "Keep" if seasonal == observation.size else f"From {observation.size} to"
         reason = (
-            f"From {observation.size} to {seasonal} slots: at this time of the season "
+            f"{verb} {seasonal} slots: at this time of the season "
             f"{ahead:.4g} operations/s arrived before; the present alone needs {decision.target}."
         )
         return Decision(seasonal, reason, inputs)
