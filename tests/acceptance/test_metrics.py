@@ -100,8 +100,7 @@ def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: 
     assert max(point.load.busy or 0 for point in points) == 4
     assert max(point.load.backlog or 0 for point in points) > 100
 
-    # Queue bindings and results are Celery's, attempts this test's.
-    ours = deployment.redis.keys("pooltasks:*")
+    ours = deployment.redis.keys("pooltasks:pool:*")
     assert len(ours) == 2
     assert all(0 < deployment.redis.ttl(key) <= 3660 for key in ours)
 
@@ -212,8 +211,8 @@ def test_samples_that_could_not_be_written_are_made_up_for(
     deployment: Deployment, pool: Pool
 ) -> None:
     server = deployment.redis
-    # Scripts are refused, operations go on.
-    server.execute_command("ACL SETUSER", "default", "-evalsha", "-eval")
+    # Samples are refused, operations go on.
+    server.execute_command("ACL SETUSER", "default", "-xadd")
     try:
         for number in range(20):
             assert pool.submit("sample_operations.echo", [number]).get(timeout=DEADLINE) == number
