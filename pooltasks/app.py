@@ -284,12 +284,17 @@ def _operation_configuration(settings: Settings) -> dict[str, Any]:
             for name in map(keys.queue, dict.fromkeys(pools))
         ),
         "task_routes": [route],
-        # A reserved operation of a dead node comes back after this many seconds,
-        # so it must outlast the longest run.
+        # With the stock transport a reserved operation of a dead node comes back
+        # after this many seconds, so it must outlast the longest run.
         "broker_transport_options": {
             "visibility_timeout": longest + _VISIBILITY_MARGIN,
             # Pools use no priorities: one list a queue instead of four.
             "priority_steps": [0],
+            # A server that is gone must show itself: a read that never ends
+            # leaves a node alive and idle (celery #8030, #8091).
+            "socket_timeout": 10.0,
+            "socket_connect_timeout": 5.0,
+            "socket_keepalive": True,
         },
     }
 

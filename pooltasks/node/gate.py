@@ -19,11 +19,12 @@ class Gate(bootsteps.StartStopStep):
     the server for a message, and a worker that becomes warm wakes the loop: no
     polling is needed to open the gate.
 
-    The gate may close while the server still owes the answer to a BRPOP, for
-    at most kombu's ``brpop_timeout`` (1 s). kombu would leave that answer in
-    the socket until the gate opens; a message in it would be in no list of the
-    server meanwhile, out of reach of other nodes, and lost with this one. So
-    the answer is read when it comes and its message goes back to where it was.
+    With the stock transport the gate may close while the server still owes the
+    answer to a BRPOP, for at most kombu's ``brpop_timeout`` (1 s). kombu would
+    leave that answer in the socket until the gate opens; a message in it would
+    be in no list of the server meanwhile, out of reach of other nodes, and lost
+    with this one. So the answer is read when it comes and its message goes back
+    to where it was.
     """
 
     requires = (Tasks,)
@@ -40,12 +41,8 @@ class Gate(bootsteps.StartStopStep):
         deliver = channel.handlers["BRPOP"]
 
         def is_open() -> bool:
-            warm, cold = pool.warm_and_cold()
-            if not warm:
-                return False
             reserved: int = len(qos._delivered) - len(qos._dirty)  # noqa: SLF001  kombu's names
-            room: int = max(1, qos.prefetch_count - cold * multiplier)
-            return reserved < room
+            return reserved < _allowed(pool, multiplier, qos.prefetch_count)
 
         def can_consume(_: Any) -> bool:
             # While an answer is owed, kombu asks for no further message.

@@ -172,7 +172,10 @@ def test_installing_keeps_what_the_application_has():
     assert queue_of(app, "own.run") == "own"
     assert queue_of(app, "jobs.run") == "pool.code"
     assert queue_of(app, "third.run") == "celery"
-    assert app.conf.broker_transport_options == {"visibility_timeout": 7, "priority_steps": [0]}
+    options = app.conf.broker_transport_options
+    assert options["visibility_timeout"] == 7
+    assert options["priority_steps"] == [0]
+    assert options["socket_timeout"] == 10.0
     assert app.conf.task_serializer == "json"
 
 
