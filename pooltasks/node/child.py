@@ -7,7 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from celery import signals
+from celery import platforms, signals
 from celery.concurrency.asynpool import Worker
 
 from pooltasks.node.events import OperationEvents
@@ -31,6 +31,17 @@ REWARM_SIGNAL = signal.SIGUSR2
 """The node asks a worker to warm up again."""
 
 
+def die_with(node_pid: int) -> None:
+    """Have the kernel kill this process when the node ends; end now if it has already.
+
+    Celery asks the kernel too, but does not look whether its parent was gone
+    before: such a worker would stay for ever.
+    """
+    platforms.set_pdeathsig("SIGKILL")
+    if os.getppid() != node_pid:
+        os._exit(os.EX_UNAVAILABLE)
+
+
 class WorkerProcess(Worker):
     """One worker.
 
@@ -46,6 +57,7 @@ class WorkerProcess(Worker):
         self.plan = plan
         self.index = index
         self.row = row
+        self._node_pid = os.getpid()
         self._warm = False
         self._waiting = False
         self._asked_again = False
@@ -53,6 +65,7 @@ class WorkerProcess(Worker):
 
     def after_fork(self) -> None:
         """Initialise the process; the warm-up is the last receiver of its signal."""
+        die_with(self._node_pid)
         self.row.attach()
         OperationEvents(self.plan.pool).connect()
         if not self.plan.settings.lazy:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.apps.worker import Worker
 from celery.concurrency.prefork import TaskPool as StockTaskPool
+from celery.utils.log import get_logger
 from celery.utils.nodenames import default_nodename, host_format
 from kombu import Exchange, Queue
 
@@ -23,6 +24,25 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pooltasks.settings import Settings
+
+
+logger = get_logger(__name__)
+
+_WITHOUT_EFFECT_YET = (
+    "enable_optimizer",
+    "health_check_interval",
+    "max_health_failures",
+    "max_overflow",
+    "memory_limit_mb",
+    "optimization_interval",
+    "policy",
+    "recycle_age",
+    "recycle_operations",
+    "slots",
+    "spares",
+    "strategy",
+)
+"""Settings that are checked, and that no part of this version acts on."""
 
 
 class Node(Worker):
@@ -59,6 +79,19 @@ class Node(Worker):
         options["pool_cls"] = TaskPool
         options["without_gossip"] = True
         super().__init__(app=app, hostname=hostname, **options)
+
+    def on_start(self) -> None:
+        """Start, and say which of the pool's settings change nothing."""
+        super().on_start()
+        extension = self.app.pooltasks
+        given = extension.settings.pool_settings(extension.pool).model_fields_set
+        idle = [key for key in _WITHOUT_EFFECT_YET if key in given]
+        if idle:
+            logger.warning(
+                "pool %s: %s: this version of pooltasks does not act on it yet",
+                extension.pool,
+                ", ".join(idle),
+            )
 
     @staticmethod
     def is_named_by(app: Celery, queues: Iterable[str] | str | None) -> bool:

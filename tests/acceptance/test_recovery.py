@@ -8,6 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from celery.exceptions import NotRegistered
 from deployment import DEADLINE, Deployment, wait_until
@@ -171,6 +172,16 @@ def test_an_operation_that_nobody_knows_becomes_a_dead_letter_with_a_result(
     assert letter["reason"].startswith("rejected")
 
 
+def orphans(deployment: Deployment) -> list[int]:
+    """Return the processes of the deployment whose parent is gone."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cwd", "ppid"])
+        if process.info["cwd"] == str(deployment.folder)
+        and process.info["ppid"] not in (os.getpid(), *(node.pid for node in deployment.nodes))
+    ]
+
+
 def test_no_operation_is_lost_when_nodes_are_killed_at_any_moment(
     deployment: Deployment, app: PoolApp
 ) -> None:
@@ -183,4 +194,5 @@ def test_no_operation_is_lost_when_nodes_are_killed_at_any_moment(
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait()
     assert [result.get(timeout=DEADLINE) for result in results] == list(range(600))
+    wait_until(lambda: not orphans(deployment), "every worker of a killed node is dead")
     wait_until(lambda: not deployment.redis.keys("pooltasks:unacked:*"), "nothing is left reserved")
