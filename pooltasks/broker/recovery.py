@@ -22,7 +22,7 @@ from redis.exceptions import WatchError
 from pooltasks import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 logger = get_logger(__name__)
 
@@ -33,7 +33,33 @@ WATCH_SECONDS = 0.1
 _GONE_SECONDS = 0.15
 """How long a subscription must be gone: longer than a reconnection takes."""
 
+_LIST_MARK = ',"",'
+"""Between a message and its list, where kombu has the exchange."""
+
 _WATCH = files("pooltasks.broker").joinpath("watch.lua").read_text("utf-8")
+
+
+def reservation_end(name: str) -> str:
+    """Return what follows a message of the list ``name`` in the unacked hash."""
+    return f"{_LIST_MARK}{json.dumps(name)}]"
+
+
+def _split(entry: bytes) -> tuple[bytes, str]:
+    """Return the message of a reservation, whatever it is, and the list it came from."""
+    place = entry.rindex(_LIST_MARK.encode())
+    name: str = json.loads(entry[place + len(_LIST_MARK) : -1])
+    return entry[1:place], name
+
+
+def _redelivered(message: bytes) -> bytes:
+    """Return ``message`` with kombu's marks of a redelivery; as it is if it is not readable."""
+    try:
+        payload = json.loads(message)
+        payload["headers"]["redelivered"] = True
+        payload["properties"]["delivery_info"]["redelivered"] = True
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return message  # whoever reserves it makes it a dead letter
+    return json.dumps(payload).encode()
 
 
 class Lease:
@@ -42,19 +68,15 @@ class Lease:
     Args:
         client: A redis-py client of the server.
         identity: Unique for each connection of a node.
-        redeliver: Pushes a message, decoded, to the head of its queue within a
-            pipeline: ``redeliver(message, exchange, routing_key, pipeline)``.
     """
 
     def __init__(
         self,
         client: Any,
         identity: str,
-        redeliver: Callable[..., None],
     ) -> None:
         self.identity = identity
         self._client = client
-        self._redeliver = redeliver
         self._subscription = client.pubsub()
         self._alive: set[str] = set()
         self._gone_since: dict[str, float] = {}
@@ -123,7 +145,8 @@ class Lease:
                 reserved = pipe.hvals(unacked)
                 pipe.multi()
                 for entry in reserved:
-                    self._redeliver(*json.loads(entry), pipe)
+                    message, name = _split(entry)
+                    pipe.rpush(name, _redelivered(message))
                 pipe.delete(unacked)
                 pipe.zrem(leases, identity)
                 pipe.execute()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from importlib.resources import files
 from itertools import count
 from queue import Empty
@@ -28,7 +27,7 @@ from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 from pooltasks import keys
 from pooltasks.broker.dead_letters import DeadLetters
-from pooltasks.broker.recovery import WATCH_SECONDS, Lease
+from pooltasks.broker.recovery import WATCH_SECONDS, Lease, reservation_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +104,7 @@ class Channel(redis.Channel):
         """Reservations to acknowledge at the next step."""
         self._ids = f"{uuid4().hex}-"
         self._next_id = 0
-        self._asked: tuple[str, ...] = ()
+        self._asked: tuple[tuple[str, str], ...] = ()
         self._may_wait = False
         self._watched = 0
         self._waits = False
@@ -135,7 +134,7 @@ class Channel(redis.Channel):
             watched = lists[self._next_watched(len(lists))]
             connection.send_command("BLMOVE", watched, watched, "RIGHT", "RIGHT", seconds)
         else:
-            self._asked = tuple(queues) * len(self.priority_steps)
+            self._asked = tuple(zip(lists, tuple(queues) * len(self.priority_steps), strict=True))
             finished, self.finished = self.finished, []
             connection.send_command(
                 "EVAL",
@@ -148,7 +147,7 @@ class Channel(redis.Channel):
                 self.connection.identity if self.connection.lease else "",
                 self._ids,
                 self._next_id,
-                *(f',"",{json.dumps(queue)}]' for queue in self._asked),
+                *(reservation_end(name) for name in lists),
                 *finished,
             )
 
@@ -178,7 +177,8 @@ class Channel(redis.Channel):
         messages = answer[1::2]
         self._next_id += len(messages)
         for number, place, message in zip(count(first), answer[::2], messages, strict=False):
-            self._receive_reserved(self._asked[place - 1], f"{self._ids}{number}", message)
+            _, queue = self._asked[place - 1]
+            self._receive_reserved(queue, f"{self._ids}{number}", message)
         return True
 
     def _receive_reserved(self, queue: str, reservation: str, message: bytes) -> None:
@@ -187,14 +187,30 @@ class Channel(redis.Channel):
             payload = _decoded(message)
             if queue not in self._without_acknowledgement:
                 _check_operation(payload)
-            payload["properties"]["delivery_tag"] = reservation
+            properties = payload["properties"]
+            properties["delivery_tag"] = reservation
+            # Where it came from is known; what its sender says of that is not needed.
+            redelivered = bool(properties["delivery_info"].get("redelivered"))
+            properties["delivery_info"] = {
+                "exchange": "",
+                "routing_key": queue,
+                "redelivered": redelivered,
+            }
             self.Message(payload, channel=self)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._set_aside(queue, reservation, message, error)
             return
         if queue in self._without_acknowledgement:
             self.finished.append(reservation)
-        self.connection._deliver(payload, queue)  # noqa: SLF001  kombu's name
+        try:
+            self.connection._deliver(payload, queue)  # noqa: SLF001  kombu's name
+        except (*self.connection_errors, MemoryError):
+            raise
+        except Exception as error:  # whatever Celery makes of a hostile message, the node lives
+            if reservation not in self.qos._delivered:  # noqa: SLF001  kombu's name
+                raise
+            self._set_aside(queue, reservation, message, error)
+            virtual.QoS.ack(self.qos, reservation)
 
     def _set_aside(self, queue: str, reservation: str, message: bytes, error: Exception) -> None:
         """Move an unreadable message to the dead letters of its pool."""
@@ -315,9 +331,8 @@ class Transport(redis.Transport):
         super().register_with_event_loop(connection, loop)
         channel = self.client.default_channel
         self.lease = Lease(
-            channel._create_client(),  # noqa: SLF001  kombu's names
+            channel._create_client(),  # noqa: SLF001  kombu's name
             self.identity,
-            partial(channel._do_restore_message, leftmost=False),  # noqa: SLF001  as above
         )
         self.lease.take()
         loop.call_repeatedly(WATCH_SECONDS, self._renew)
