@@ -147,7 +147,8 @@ def test_an_operation_that_kills_its_worker_starts_max_deliveries_times(
         (
             b'{"properties": {"delivery_info": {}, "body_encoding": "base64"}, "content-type": '
             b'"application/json", "content-encoding": "utf-8", "body": "W1tdLHt9LHt9XQ==", '
-            b'"headers": {"task": "sample_operations.echo", "id": "c", "retries": [], "timelimit": 7}}'
+            b'"headers": {"task": "sample_operations.echo", '
+            b'"id": "c", "retries": [], "timelimit": 7}}'
         ),
         b'{"properties": {}, "headers": {"task": 1, "id": "a"}, "body": "x"}',
         b'{"properties": {}, "headers": {"task": "sample_operations.echo", "id": 3}, "body": "x"}',
