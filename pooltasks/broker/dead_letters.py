@@ -12,7 +12,7 @@ from pooltasks import keys
 from pooltasks.errors import DeadLetterNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import redis
 
@@ -73,7 +73,7 @@ class DeadLetters:
             reason=reason,
             at=time.time(),
             operation=headers.get("task"),
-            deliveries=int(headers.get("deliveries") or 0) + 1,
+            deliveries=deliveries_of(headers) + 1,
         )
         with self._client.pipeline() as pipe:
             pipe.hset(self._letters, identifier, json.dumps(asdict(letter)))
@@ -152,6 +152,12 @@ class DeadLetters:
     def _values(self) -> Iterator[bytes]:
         for _, text in self._client.hscan_iter(self._letters, count=500):
             yield text
+
+
+def deliveries_of(headers: Mapping[str, Any]) -> int:
+    """Return how many workers have died with a message; 0 if its sender put nonsense there."""
+    count = headers.get("deliveries")
+    return count if isinstance(count, int) and count > 0 else 0
 
 
 def _headers(message: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from celery.worker.request import Request
 
 from pooltasks import keys
 from pooltasks.broker.client import redis_client
-from pooltasks.broker.dead_letters import DeadLetters
+from pooltasks.broker.dead_letters import DeadLetters, deliveries_of
 from pooltasks.errors import PoisonedError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class OperationRequest(Request):
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps it
         lost = isinstance(error, WorkerLostError | SystemExit)
         if lost and self._task.reject_on_worker_lost and self._is_ours():
-            deliveries = int(self._message.headers.get("deliveries") or 0) + 1
+            deliveries = deliveries_of(self._message.headers) + 1
             allowed = self._pool_settings().max_deliveries
             if deliveries >= allowed:
                 self._bury(deliveries)

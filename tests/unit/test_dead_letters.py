@@ -52,6 +52,15 @@ def test_an_unreadable_message_is_kept_too(letters: DeadLetters, junk: bytes) ->
     assert letter.operation is None
 
 
+@pytest.mark.parametrize("count", ["x", [], {}, -4, None, 1.5])
+def test_a_count_of_deliveries_that_is_nonsense_counts_as_none(
+    letters: DeadLetters, count: object
+) -> None:
+    original = json.dumps({"headers": {"id": "1", "deliveries": count}}).encode()
+    letters.add(original, "rejected")
+    assert letters.show("1")[0].deliveries == 1
+
+
 def test_the_list_is_filtered_by_reason_and_operation(letters: DeadLetters) -> None:
     letters.add(message("1", "shop.resize"), "Killed its worker")
     letters.add(message("2", "shop.crop"), "killed its worker")
