@@ -104,7 +104,8 @@ class Channel(redis.Channel):
         """Reservations to acknowledge at the next step."""
         self._ids = f"{uuid4().hex}-"
         self._next_id = 0
-        self._asked: tuple[tuple[str, str], ...] = ()
+        self._asked: tuple[str, ...] = ()
+        """The queue of each list that was asked for, in their order."""
         self._may_wait = False
         self._watched = 0
         self._waits = False
@@ -134,7 +135,7 @@ class Channel(redis.Channel):
             watched = lists[self._next_watched(len(lists))]
             connection.send_command("BLMOVE", watched, watched, "RIGHT", "RIGHT", seconds)
         else:
-            self._asked = tuple(zip(lists, tuple(queues) * len(self.priority_steps), strict=True))
+            self._asked = tuple(queues) * len(self.priority_steps)
             finished, self.finished = self.finished, []
             connection.send_command(
                 "EVAL",
@@ -177,8 +178,7 @@ class Channel(redis.Channel):
         messages = answer[1::2]
         self._next_id += len(messages)
         for number, place, message in zip(count(first), answer[::2], messages, strict=False):
-            _, queue = self._asked[place - 1]
-            self._receive_reserved(queue, f"{self._ids}{number}", message)
+            self._receive_reserved(self._asked[place - 1], f"{self._ids}{number}", message)
         return True
 
     def _receive_reserved(self, queue: str, reservation: str, message: bytes) -> None:

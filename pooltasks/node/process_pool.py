@@ -194,7 +194,7 @@ class WarmPool(AsynPool):
                 self.plan.pool,
                 merged["succeeded"],
                 self._processes,
-                time.monotonic() - self._first_fork_at,
+                now - self._first_fork_at,
                 self.plan.settings.warmup.strategy,
             )
 
