@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from kombu import Exchange, Queue
 from kombu.utils.imports import symbol_by_name
 
 from pooltasks import keys
+from pooltasks.broker.clock import ServerClock
 from pooltasks.broker.serialization import SERIALIZER, register_serializer
 from pooltasks.errors import Category, ConfigurationError
 from pooltasks.settings import CONTROL_POOL, Settings
@@ -36,6 +37,8 @@ class Extension:
     pool: str | None = None
     """The pool that this process serves, in a node and its workers."""
     client: redis.Redis | None = None
+    clock: ServerClock = field(default_factory=ServerClock)
+    """The server's; a node's workers share it."""
 
 
 class PoolApp(Celery):

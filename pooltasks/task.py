@@ -1,7 +1,8 @@
 """Operation: the Celery task class behind ``@operation``.
 
 Publishing adds two headers, ``published_at`` and ``deadline`` (seconds since the
-epoch); the worker refuses what waited too long and retries what may be retried.
+epoch, by the server's clock); the worker refuses what waited too long and
+retries what may be retried.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError
 
 from pooltasks import keys
+from pooltasks.broker.clock import server_now
 from pooltasks.broker.serialization import encoding_error
 from pooltasks.errors import (
     Category,
@@ -67,14 +69,22 @@ def waited(request: Any, now: float) -> float | None:
 
     Args:
         request: Celery's request of a task.
-        now: Seconds since the epoch.
+        now: Seconds since the epoch, by the server's clock.
     """
     published_at = request.get("published_at")
     # A stock client sends none, and anyone may send nonsense.
     if not isinstance(published_at, int | float) or not 0 < published_at < _END_OF_TIME:
         return None
-    # Never negative: hosts' clocks differ by some milliseconds.
+    # Never negative: what two hosts know of the server's clock differs a little.
     return max(0.0, now - published_at)
+
+
+def _delay(options: Mapping[str, Any]) -> float:
+    """Return the seconds until an operation is due, by the caller's clock, as Celery has it."""
+    if options.get("countdown"):
+        return float(options["countdown"])
+    eta = options.get("eta")
+    return max(0.0, eta.timestamp() - time.time()) if eta is not None else 0.0
 
 
 class Operation(Task):
@@ -117,9 +127,7 @@ class Operation(Task):
         if not options.get("queue"):
             options["queue"] = keys.queue(self.pool) if self.pool else self._queue_of_this_process()
         settings = self._pool_settings(options["queue"])
-        published_at = time.time() + float(options.get("countdown") or 0)
-        if options.get("eta") is not None:
-            published_at = max(published_at, options["eta"].timestamp())
+        published_at = server_now(self.app) + _delay(options)
         budget = deadline
         if budget is None:
             budget = (self.checkout_timeout or settings.checkout_timeout) + (
@@ -173,7 +181,7 @@ class Operation(Task):
     def _start(self, request: Any) -> None:
         """Note the wait; raise if the operation came too late to be run."""
         request.run_started = time.perf_counter()
-        now = time.time()
+        now = self.app.pooltasks.clock.now()
         wait = request.wait_seconds = waited(request, now)
         if wait is None:
             return
@@ -201,7 +209,7 @@ class Operation(Task):
         most = self.retries_by_category.get(category, 0)
         delay = retry_delay(category, request.retries)
         deadline = request.get("deadline")
-        in_time = deadline is None or time.time() + delay < deadline
+        in_time = deadline is None or self.app.pooltasks.clock.now() + delay < deadline
         if request.retries < most and in_time:
             raise self.retry(exc=error, countdown=delay, max_retries=most)
 

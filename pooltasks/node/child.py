@@ -67,7 +67,7 @@ class WorkerProcess(Worker):
         """Initialise the process; the warm-up is the last receiver of its signal."""
         die_with(self._node_pid)
         self.row.attach()
-        OperationEvents(self.plan.pool).connect()
+        OperationEvents(self.plan.pool, self.initargs[0].pooltasks.clock).connect()
         if not self.plan.settings.lazy:
             signals.worker_process_init.connect(
                 self._warm_up_first, weak=False, dispatch_uid="pooltasks.warm-up"

@@ -23,6 +23,8 @@ from pooltasks.telemetry import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pooltasks.broker.clock import ServerClock
+
 _OUTCOMES: Mapping[str | None, Outcome] = {
     states.SUCCESS: Outcome.SUCCESS,
     states.FAILURE: Outcome.FAILURE,
@@ -35,8 +37,9 @@ _OUTCOMES: Mapping[str | None, Outcome] = {
 class OperationEvents:
     """Emits the events of the operations of one worker, which runs one at a time."""
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, clock: ServerClock) -> None:
         self.pool = pool
+        self._clock = clock
         self.worker = os.getpid()
         self._started = 0.0
         self._wait: float | None = None
@@ -57,7 +60,7 @@ class OperationEvents:
         self._started = time.perf_counter()
         redelivered = bool((request.delivery_info or {}).get("redelivered"))
         # What comes back from a dead worker or node had its wait before.
-        self._wait = None if redelivered else waited(request, time.time())
+        self._wait = None if redelivered else waited(request, self._clock.now())
         metadata = self._metadata = {
             "pool": self.pool,
             "operation": task.name,

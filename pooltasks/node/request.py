@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import WorkerLostError
@@ -83,7 +82,7 @@ class OperationRequest(Request):
             soft = task.timeout or task.soft_time_limit or self._pool_settings().operation_timeout
         deadline = self._request_dict.get("deadline")
         if isinstance(deadline, int | float):
-            soft = max(_LEAST_LIMIT, min(soft, deadline - time.time()))
+            soft = max(_LEAST_LIMIT, min(soft, deadline - self._app.pooltasks.clock.now()))
         if hard is None:
             hard = task.time_limit or soft + min(10.0, max(1.0, soft / 10))
         return hard, min(soft, hard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -58,7 +57,7 @@ class Sampler:
         self._sizes = sizes
         self._baseline = Reading.zero()
         self._number = 0
-        self._server_ahead = 0.0
+        self._clock = app.pooltasks.clock
         self._timer: Any = None
         self._silent = False
 
@@ -72,8 +71,8 @@ class Sampler:
         try:
             self.sample()
         finally:
-            now = time.time() + self._server_ahead
-            delay = self._interval - (now - self._interval / 2) % self._interval
+            since = (self._clock.now() - self._interval / 2) % self._interval
+            delay = self._interval - since
             if delay < self._interval / 2:  # this one was late, or the first
                 delay += self._interval
             self._timer = hub.call_later(delay, self._tick, hub)
@@ -88,7 +87,7 @@ class Sampler:
         reserved = [
             request for request in state.reserved_requests if request not in state.active_requests
         ]
-        now = time.time()
+        now = self._clock.now()
         ages = [waited(request.request_dict, now) or 0.0 for request in reserved]
         sample = Sample(
             number=self._number,
@@ -112,7 +111,6 @@ class Sampler:
         self._silent = False
         self._baseline = reading
         self._number += 1
-        self._server_ahead = queue.at - time.time()
         metadata = {"pool": self.pool, "node": self.node}
         telemetry.execute(
             "queue.depth",

@@ -15,6 +15,7 @@ from pooltasks.app import import_operations
 from pooltasks.broker.transport import NodeConnection
 from pooltasks.errors import ConfigurationError
 from pooltasks.node import control  # noqa: F401  registers the control commands
+from pooltasks.node.clock import ClockKeeper
 from pooltasks.node.gate import Gate
 from pooltasks.node.process_pool import TaskPool
 
@@ -69,7 +70,7 @@ class Node(Worker):
         queue = keys.queue(name)
         if queue not in app.amqp.queues:
             app.amqp.queues.add(Queue(queue, Exchange("pool", type="direct"), routing_key=queue))
-        app.steps["consumer"].add(Gate)
+        app.steps["consumer"].update((ClockKeeper, Gate))
         if extension.settings.broker_transport == "pooltasks":
             app.amqp.Connection = NodeConnection
         if hostname in (None, default_nodename(None)):

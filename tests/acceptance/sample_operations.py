@@ -95,6 +95,25 @@ def occupy(seconds: float) -> int:
 
 
 @operation(pool="code", bind=True)
+def tell_the_time(self, seconds: float) -> dict[str, Any]:
+    """Tell when this began: by this host's clock, and by the server's, between two bounds."""
+    asked = time.perf_counter()
+    whole, micro = redis_client(self.app).time()
+    answered = time.perf_counter()
+    server = whole + micro / 1e6
+    began = self.request.run_started
+    host = time.time()
+    while time.perf_counter() < answered + seconds:
+        pass  # libfaketime breaks time.sleep()
+    return {
+        "host": host,
+        "server": server,
+        "began": (server - (answered - began), server - (asked - began)),
+        "node": os.getppid(),
+    }
+
+
+@operation(pool="code", bind=True)
 def die_once(self, key: str) -> int:
     """Kill this worker at the first delivery."""
     deliveries = redis_client(self.app).incr(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +32,9 @@ def make_app(bare_environment: Path) -> Callable[..., PoolApp]:  # noqa: ARG001 
     def make(pool: str | None = None, **settings: Any) -> PoolApp:
         app = PoolApp("test", set_as_current=False)
         app._extension = Extension(Settings.load(**settings), pool=pool)
+        # There is no server to ask; its clock is this host's.
+        now = time.monotonic()
+        app._extension.clock.observe(time.time(), now, now)
         return app
 
     return make
