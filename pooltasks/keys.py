@@ -19,6 +19,11 @@
 |                                       |        |                               | last sample   |
 | ``pooltasks:pool:<name>:samples:<n>`` | stream | the samples of node ``<n>``,  | the same      |
 |                                       |        | an hour of them               |               |
+| ``pooltasks:pool:<name>:totals``      | hash   | counter → what the pool ever  | a day after   |
+|                                       |        | did; times in µs              | the last      |
+|                                       |        |                               | sample        |
+| ``pooltasks:pool:<name>:counted:<n>`` | string | JSON: what the last sample of | one hour      |
+|                                       |        | node ``<n>`` added to them    | after it      |
 | ``pooltasks:leases``                  | zset   | node identity → server time   | a day after   |
 |                                       |        | in ms when its lease runs out | the last one  |
 | ``pooltasks:unacked:<identity>``      | hash   | reservation id → message,     | until done or |
@@ -89,3 +94,13 @@ def pool_nodes(pool: str) -> str:
 def node_samples(pool: str, node: str) -> str:
     """Return the stream of a node's samples."""
     return f"{PREFIX}pool:{pool}:samples:{node}"
+
+
+def pool_totals(pool: str) -> str:
+    """Return the hash of what a pool ever did."""
+    return f"{PREFIX}pool:{pool}:totals"
+
+
+def node_counted(pool: str, node: str) -> str:
+    """Return the string that holds what a node's last sample added to the totals."""
+    return f"{PREFIX}pool:{pool}:counted:{node}"

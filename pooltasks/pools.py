@@ -158,8 +158,10 @@ class Pool:
         return self._collector().history(seconds, step)
 
     def _collector(self) -> Collector:
-        store = SampleStore(redis_client(self.app), self.name, lists_of(self.app, self.queue))
-        return Collector(store, self.settings.objective, self.settings.metrics_interval)
+        objective = self.settings.objective
+        lists = lists_of(self.app, self.queue)
+        store = SampleStore(redis_client(self.app), self.name, lists, objective)
+        return Collector(store, objective, self.settings.metrics_interval)
 
     def _task(self, name: str) -> Any:
         if name.startswith(f"{BUILT_IN_OPERATIONS}."):

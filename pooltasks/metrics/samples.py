@@ -17,12 +17,15 @@ from pooltasks import keys
 from pooltasks.errors import Category
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
+from pooltasks.metrics.totals import ADD, LIFE, amounts
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import redis
+
+    from pooltasks.settings import Objective
 
 HISTORY = 3600.0
 """Seconds of samples that are kept."""
@@ -52,13 +55,17 @@ local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 """
 
-# KEYS: the stream, the pool's nodes, the queue's lists.
-# ARGV: node, entries to keep, ms to live, seconds to remember nodes, fields of the sample.
+# KEYS: the stream, the pool's nodes, its totals, what the node's last sample added
+# to them, the queue's lists.
+# ARGV: node, entries to keep, ms to live, seconds to remember nodes, what the sample adds
+# to the totals, ms for them to live, fields of the sample.
 _WRITE = f"""
 {_QUEUE}
-local depth, oldest = queue(3)
+{ADD}
+local depth, oldest = queue(5)
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*',
-           'depth', depth, 'oldest', oldest, unpack(ARGV, 5))
+           'depth', depth, 'oldest', oldest, unpack(ARGV, 7))
+add(KEYS[3], KEYS[4], ARGV[5], ARGV[6], ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.6f', now - ARGV[4]))
@@ -180,29 +187,41 @@ class SampleStore:
         client: With ``decode_responses=False``.
         pool: The pool's name.
         lists: The lists of its queue.
+        objective: Its totals count the operations that waited longer.
     """
 
-    def __init__(self, client: redis.Redis, pool: str, lists: Sequence[str]) -> None:
+    def __init__(
+        self, client: redis.Redis, pool: str, lists: Sequence[str], objective: Objective
+    ) -> None:
         self._client = client
         self.pool = pool
         self._lists = list(lists)
+        self._objective = objective
         self._write = client.register_script(_WRITE)
         self._read = client.register_script(_READ)
 
     def write(self, node: str, sample: Sample) -> QueueState:
-        """Append a node's sample.
+        """Append a node's sample, and add what it counted to the totals of the pool.
 
         Raises:
             redis.RedisError: It may or may not have arrived.
         """
         pairs = [part for pair in sample.fields().items() for part in pair]
         reply: Any = self._write(
-            keys=[keys.node_samples(self.pool, node), keys.pool_nodes(self.pool), *self._lists],
+            keys=[
+                keys.node_samples(self.pool, node),
+                keys.pool_nodes(self.pool),
+                keys.pool_totals(self.pool),
+                keys.node_counted(self.pool, node),
+                *self._lists,
+            ],
             args=[
                 node,
                 math.ceil(HISTORY / sample.interval),
                 int((HISTORY + _MARGIN) * 1000),
                 HISTORY,
+                amounts(sample, self._objective),
+                int(LIFE * 1000),
                 *pairs,
             ],
         )

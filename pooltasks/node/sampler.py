@@ -51,8 +51,10 @@ class Sampler:
         self.pool = pool
         # Names of nodes need not be unique, and one that starts again begins anew.
         self.node = f"{name}/{secrets.token_hex(4)}"
-        self._interval = app.pooltasks.settings.pool_settings(pool).metrics_interval
-        self._store = SampleStore(impatient_client(app), pool, lists_of(app, keys.queue(pool)))
+        settings = app.pooltasks.settings.pool_settings(pool)
+        self._interval = settings.metrics_interval
+        lists = lists_of(app, keys.queue(pool))
+        self._store = SampleStore(impatient_client(app), pool, lists, settings.objective)
         self._scoreboard = scoreboard
         self._sizes = sizes
         self._baseline = Reading.zero()

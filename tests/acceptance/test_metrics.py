@@ -13,7 +13,7 @@ import pytest
 from celery.exceptions import WorkerLostError
 from deployment import DEADLINE, Deployment, wait_until
 
-from pooltasks import Pool
+from pooltasks import Pool, keys
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.samples import SampleStore
 from pooltasks.telemetry import Outcome
@@ -100,9 +100,11 @@ def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: 
     assert max(point.load.busy or 0 for point in points) == 4
     assert max(point.load.backlog or 0 for point in points) > 100
 
-    ours = deployment.redis.keys("pooltasks:pool:*")
-    assert len(ours) == 2
-    assert all(0 < deployment.redis.ttl(key) <= 3660 for key in ours)
+    ours = set(deployment.redis.keys("pooltasks:pool:*"))
+    assert len(ours) == 4
+    totals = keys.pool_totals("code")
+    assert 0 < deployment.redis.ttl(totals) <= 86_400
+    assert all(0 < deployment.redis.ttl(key) <= 3660 for key in ours - {totals})
 
 
 def test_a_worker_killed_in_the_middle_is_one_lost_operation_and_one_recovery(
@@ -143,7 +145,7 @@ def test_an_operation_killed_at_its_limit_is_a_failure_and_no_recovery(pool: Poo
 
 def counted(pool: Pool) -> tuple[float, Counts]:
     """Return when the node last sampled, and all that it has counted until then."""
-    store = SampleStore(pool.app.pooltasks.client, "code", [pool.queue])
+    store = SampleStore(pool.app.pooltasks.client, "code", [pool.queue], pool.settings.objective)
     _, samples = store.read(600)
     (its,) = samples.values()
     return its[-1].at, Counts.merged(one.sample.counts for one in its)

@@ -40,7 +40,7 @@ def client() -> redis.Redis:
 
 @pytest.fixture
 def store(client: redis.Redis) -> SampleStore:
-    return SampleStore(client, "code", LISTS)
+    return SampleStore(client, "code", LISTS, Objective())
 
 
 @pytest.fixture
@@ -124,11 +124,13 @@ def test_a_sample_is_read_as_it_was_written(store: SampleStore) -> None:
     assert read.sample == written
 
 
-def test_every_key_has_a_time_to_live_of_an_hour(store: SampleStore, client: redis.Redis) -> None:
+def test_every_key_has_a_time_to_live(store: SampleStore, client: redis.Redis) -> None:
     store.write("a", sample())
-    found = client.keys("*")
-    assert len(found) == 2
-    assert all(HISTORY < client.ttl(key) <= HISTORY + 60 for key in found)
+    found = {key.decode() for key in client.keys("*")}
+    assert len(found) == 4
+    totals = keys.pool_totals("code")
+    assert 86_000 < client.ttl(totals) <= 86_400
+    assert all(HISTORY < client.ttl(key) <= HISTORY + 60 for key in found - {totals})
 
 
 def test_the_queue_is_read_with_all_its_lists_and_the_oldest_message(

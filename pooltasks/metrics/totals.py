@@ -1,0 +1,129 @@
+"""Totals: what a pool has ever done, added up in Redis by the script that stores samples.
+
+Samples are forgotten after an hour, nodes come and go. Prometheus wants numbers
+that only grow, and the same ones from each exporter: so they are kept in one
+hash for each pool, to which a sample adds what it counted. A sample that is
+written again adds only what it did not hold before.
+
+Histograms are kept in few buckets. Each ends where one of the fine buckets
+does, so nothing is estimated: what a bound says is exact.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pooltasks.errors import Category
+from pooltasks.metrics.counts import Counts
+from pooltasks.metrics.histogram import BUCKETS, Histogram, bucket_of
+from pooltasks.telemetry import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pooltasks.metrics.samples import Sample
+    from pooltasks.settings import Objective
+
+LIFE = 86_400.0
+"""Seconds for which totals outlive the last sample of their pool."""
+
+_LADDER = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds, each within the last fine bucket of one of the few."""
+_REST = BUCKETS - 1
+_SUM = "sum"
+_MICRO = 1e6
+
+ADD = """
+-- Add the amounts of a sample (JSON: number, amounts) to the hash of totals.
+-- `counted` holds what the node's last sample added: if this is the same one
+-- again, the difference is added.
+local function add(totals, counted, json, life, memory)
+  local sample = cjson.decode(json)
+  local last = redis.call('GET', counted)
+  last = last and cjson.decode(last)
+  local before = last and last.number == sample.number and last.amounts or {}
+  for field, amount in pairs(sample.amounts) do
+    redis.call('HINCRBY', totals, field, string.format('%.0f', amount - (before[field] or 0)))
+  end
+  redis.call('PEXPIRE', totals, life)
+  redis.call('SET', counted, json, 'PX', memory)
+end
+"""
+
+
+def bounds(objective: Objective) -> list[int]:
+    """Return the last fine bucket of each of the few, ascending, without the endless one.
+
+    One of them ends where the objective's wait does, within a fine bucket.
+    """
+    return sorted({*map(bucket_of, _LADDER), bucket_of(objective.wait_ms / 1000)})
+
+
+def amounts(sample: Sample, objective: Objective) -> str:
+    """Return what a sample adds to its pool's totals, as the script reads it."""
+    counts = sample.counts
+    allowed = bucket_of(objective.wait_ms / 1000)
+    its = {
+        "busy": round(counts.busy * _MICRO),
+        "process": round(counts.process * _MICRO),
+        "recoveries": counts.recoveries,
+        # Counted now: a later objective must not change what has been counted.
+        "late": sum(count for bucket, count in counts.wait.counts.items() if bucket > allowed),
+        **{f"outcome:{outcome}": count for outcome, count in counts.outcomes.items()},
+        **{f"category:{category}": count for category, count in counts.categories.items()},
+    }
+    limits = bounds(objective)
+    for name, histogram in (("wait", counts.wait), ("run", counts.run)):
+        if histogram.counts:
+            its[f"{name}:{_SUM}"] = round(histogram.total * _MICRO)
+        for bucket, count in _coarse(histogram, limits).items():
+            its[f"{name}:{bucket}"] = count
+    return json.dumps({"number": sample.number, "amounts": its}, separators=(",", ":"))
+
+
+def _coarse(histogram: Histogram, limits: Sequence[int]) -> Counter[int]:
+    """Return the values of a histogram by the bound that they do not exceed."""
+    coarse: Counter[int] = Counter()
+    for bucket, count in histogram.counts.items():
+        at = bisect_left(limits, bucket)
+        coarse[limits[at] if at < len(limits) else _REST] += count
+    return coarse
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a pool has done since its totals began."""
+
+    counts: Counts
+    """With few buckets."""
+    late: int
+    """Operations that waited longer than the objective of their time allowed."""
+
+    @classmethod
+    def of(cls, fields: Mapping[bytes, bytes]) -> Totals | None:
+        """Return the totals of a hash; None of one that does not exist."""
+        if not fields:
+            return None
+        by_kind: dict[str, dict[str, int]] = {}
+        for field, value in fields.items():
+            kind, _, name = field.decode().partition(":")
+            by_kind.setdefault(kind, {})[name] = int(value)
+        counts = Counts(
+            outcomes=Counter({Outcome(o): n for o, n in by_kind.get("outcome", {}).items()}),
+            categories=Counter({Category(c): n for c, n in by_kind.get("category", {}).items()}),
+            recoveries=by_kind["recoveries"][""],
+            busy=by_kind["busy"][""] / _MICRO,
+            process=by_kind["process"][""] / _MICRO,
+            wait=_histogram(by_kind.get("wait", {})),
+            run=_histogram(by_kind.get("run", {})),
+        )
+        return cls(counts, by_kind["late"][""])
+
+
+def _histogram(amounts: Mapping[str, int]) -> Histogram:
+    counts = {int(name): count for name, count in amounts.items() if name != _SUM}
+    return Histogram(counts, amounts.get(_SUM, 0) / _MICRO)
