@@ -26,8 +26,7 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 | *in a node*           |                                     |                                  |
 | pool.init             | size (workers)                      | pool                             |
 | pool.terminate        | age (s)                             | pool                             |
-| worker.init           | duration (s, fork until it takes    | pool, worker                     |
-|                       | operations)                         |                                  |
+| worker.init           | duration (s, fork until it is warm) | pool, worker                     |
 | worker.terminate      | age (s, since the fork)             | pool, worker, exitcode, expected |
 | warmup                | duration (s), commands (count)      | pool, worker, error (traceback   |
 |                       |                                     | or None)                         |

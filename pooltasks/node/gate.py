@@ -15,6 +15,8 @@ from pooltasks.broker.transport import QoS
 class Gate(bootsteps.StartStopStep):
     """Closes the consumer while no worker is warm, and narrows it while some are cold.
 
+    It is closed, too, while the node is being drained.
+
     kombu asks ``can_consume`` at every turn of the event loop before it asks
     the server for a message, and a worker that becomes warm wakes the loop: no
     polling is needed to open the gate.
@@ -57,6 +59,8 @@ class Gate(bootsteps.StartStopStep):
 
 def _allowed(pool: Any, multiplier: int, prefetch_count: int) -> int:
     """Return how many messages a node may hold for the workers that are warm."""
+    if pool.draining:
+        return 0
     warm, cold = pool.warm_and_cold()
     return max(1, prefetch_count - cold * multiplier) if warm else 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import time
@@ -14,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.common import human_status
 from billiard.pool import EX_OK, EX_RECYCLE, TimeoutHandler
-from celery.concurrency import prefork
-from celery.concurrency.asynpool import AsynPool
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.log import get_logger
 
 from pooltasks import telemetry
-from pooltasks.errors import Category, ConfigurationError, WarmUpError
+from pooltasks.errors import Category, WarmUpError
 from pooltasks.node.backoff import StartBackoff
 from pooltasks.node.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING, WorkerProcess
-from pooltasks.node.sampler import Sampler
-from pooltasks.node.scoreboard import Scoreboard
-from pooltasks.node.warmup import Plan, WorkerReport, summary
+from pooltasks.node.sized_pool import SizedPool
+from pooltasks.node.warmup import WorkerReport, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
+
+    from pooltasks.node.scoreboard import Scoreboard
+    from pooltasks.node.warmup import Plan
 
 logger = get_logger(__name__)
 
@@ -52,15 +51,15 @@ class TimeLimits(TimeoutHandler):
         super()._trywaitkill(worker)
 
 
-class WarmPool(AsynPool):
+class WarmPool(SizedPool):
     """Processes of one node.
 
     Args:
-        processes: How many.
+        processes: How many take operations.
         *args: As billiard's.
         plan: How they warm up.
         scoreboard: Where they tell what they do.
-        **kwargs: As billiard's.
+        **kwargs: As :class:`SizedPool`'s.
     """
 
     TimeoutHandler = TimeLimits
@@ -72,18 +71,13 @@ class WarmPool(AsynPool):
         self.scoreboard = scoreboard
         self._forked_at: dict[int, float] = {}
         self._deaths: deque[tuple[float, int]] = deque()
-        self.warm: set[int] = set()
         self.warming: set[int] = set()
         self.reports: dict[int, WorkerReport] = {}
         self.round = WarmUpRound()
         self.backoff = StartBackoff()
-        self._hub: Any = None
         self._first_fork_at = time.monotonic()
         self._announced = plan.settings.lazy
         super().__init__(processes, *args, **kwargs)
-        # A worker's own limit is init_timeout from when it begins its warm-up
-        # (on_warming); this one, from the fork, covers waiting for its turn.
-        self._proc_alive_timeout = plan.settings.init_timeout * (processes + 1)
         handlers = self._result_handler.state_handlers
         handlers[WARMING] = self.on_warming
         handlers[WARMED] = self.on_warmed
@@ -91,14 +85,12 @@ class WarmPool(AsynPool):
     def _create_worker_process(self, i: int) -> Any:
         row = self.scoreboard.row(i)
         self.Worker = partial(WorkerProcess, plan=self.plan, index=i, row=row)
+        # A worker's own limit is init_timeout from when it begins its warm-up
+        # (on_warming); this one, from the fork, covers waiting for its turn.
+        self._proc_alive_timeout = self.plan.settings.init_timeout * (len(self._pool) + 2)
         process = super()._create_worker_process(i)
         self._forked_at[process.pid] = time.monotonic()
         return process
-
-    def register_with_event_loop(self, hub: Any) -> None:
-        """Attach to the loop; called again after each reconnection."""
-        self._hub = hub
-        super().register_with_event_loop(hub)
 
     def _event_process_exit(self, hub: Any, proc: Any, again: float = _REAP_AGAIN) -> None:
         """Reap a worker whose sentinel says that it ends.
@@ -168,46 +160,52 @@ class WarmPool(AsynPool):
             },
         )
 
-    def on_process_alive(self, pid: int) -> None:
-        """Give work to a worker from now on."""
-        super().on_process_alive(pid)
-        process, _ = self._process_by_pid(pid)
-        if process is None:  # it ended right after it said so
-            return
-        self.warm.add(pid)
+    def on_warm(self, process: Any) -> None:
+        """Tell of a worker that has become warm."""
         self.backoff.succeeded()
-        self.scoreboard.serves(process.index)
         now = time.monotonic()
+        pid = process.pid
         worker = {"pool": self.plan.pool, "worker": pid}
         telemetry.execute("worker.init", {"duration": now - self._forked_at[pid]}, worker)
-        if self._deaths:
-            died_at, exitcode = self._deaths.popleft()
-            self.scoreboard.recovered()
-            telemetry.execute(
-                "recovery", {"duration": now - died_at}, {**worker, "exitcode": exitcode}
-            )
-        if not self._announced and len(self.warm) == self._processes:
+        if not self._announced and len(self.warm) == self.size + self.spares:
             self._announced = True
             merged = summary(self.reports.values())
             logger.info(
                 "pool %s: %s of %s workers are warm after %.3f s (%s)",
                 self.plan.pool,
                 merged["succeeded"],
-                self._processes,
+                self.size + self.spares,
                 now - self._first_fork_at,
                 self.plan.settings.warmup.strategy,
             )
 
-    def _join_exited_workers(self, shutdown: bool = False) -> Any:
-        before = {process.pid: process for process in self._pool}
-        exitcodes = super()._join_exited_workers(shutdown)
-        for pid in before.keys() - {process.pid for process in self._pool}:
-            failed = pid not in self.warm or before[pid].exitcode == EX_WARM_UP_FAILED
-            self.warm.discard(pid)
+    def on_serving(self, process: Any) -> None:
+        """Count a worker's time from now; say so if it stands in for one that died."""
+        self.scoreboard.serves(process.index)
+        if self._deaths:
+            died_at, exitcode = self._deaths.popleft()
+            self.scoreboard.recovered()
+            telemetry.execute(
+                "recovery",
+                {"duration": time.monotonic() - died_at},
+                {"pool": self.plan.pool, "worker": process.pid, "exitcode": exitcode},
+            )
+
+    def on_resting(self, process: Any) -> None:
+        """Count a worker's time no more."""
+        self.scoreboard.rests(process.index)
+
+    def on_gone(self, processes: Collection[Any], *, shutdown: bool) -> None:
+        """Account for workers that are gone, and wait before the next if one was never warm."""
+        for process in processes:
+            pid = process.pid
+            ended = getattr(process, "_controlled_termination", False)
+            failed = not ended and (pid not in self.warm or process.exitcode == EX_WARM_UP_FAILED)
             self.warming.discard(pid)
             self.reports.pop(pid, None)
             self.round.waiting.discard(pid)
-            self._on_worker_end(before[pid], shutdown=shutdown, was_warm=not failed)
+            served = pid in self.serving and not failed
+            self._on_worker_end(process, shutdown=shutdown, served=served)
             if failed and not shutdown:
                 pause = self.backoff.failed(time.monotonic())
                 logger.error(
@@ -216,14 +214,13 @@ class WarmPool(AsynPool):
                     pid,
                     pause,
                 )
-        return exitcodes
 
     def ended(self) -> None:
         """Account for the workers that were there to the end."""
         for process in self._pool:
-            self._on_worker_end(process, shutdown=True, was_warm=process.pid in self.warm)
+            self._on_worker_end(process, shutdown=True, served=False)
 
-    def _on_worker_end(self, process: Any, *, shutdown: bool, was_warm: bool) -> None:
+    def _on_worker_end(self, process: Any, *, shutdown: bool, served: bool) -> None:
         """Tell the scoreboard and the telemetry of a worker that is gone."""
         now = time.monotonic()
         pid, exitcode = process.pid, process.exitcode
@@ -250,17 +247,27 @@ class WarmPool(AsynPool):
         elif in_the_middle:
             lost = WorkerLostError(f"worker {pid} ended in an operation: {human_status(exitcode)}")
             self._emit_error(Category.COMMUNICATION, None, lost)
-        # Not of a worker that nobody wants back: the pool has been made smaller.
-        if was_warm and not expected and len(self._pool) < self._processes:
+        if served and not expected:
             self._deaths.append((now, exitcode))
+            self._forget_deaths()
 
-    def _repopulate_pool(self, exitcodes: Iterable[int]) -> None:
+    def resize(self, size: int, spares: int | None = None) -> None:
+        """Set another size; nobody stands in for the dead of a pool that is enough without."""
+        super().resize(size, spares)
+        self._forget_deaths()
+
+    def _forget_deaths(self) -> None:
+        alive = sum(process.pid in self.serving for process in self._pool)
+        while len(self._deaths) > max(0, self.size - alive):
+            self._deaths.popleft()
+
+    def fork(self, number: int) -> None:
+        """Start ``number`` workers, or later if the last could not be warmed."""
         pause = self.backoff.until - time.monotonic()
-        if pause > 0:
-            if self._hub is not None:
-                self._hub.call_later(pause, self.maintain_pool)
-            return
-        super()._repopulate_pool(exitcodes)
+        if number and pause > 0:
+            self._hub.call_later(pause, self.maintain_pool)
+        else:
+            super().fork(number)
 
     def close(self) -> None:
         """Take no more work, and end the workers that warm up: nothing waits for them.
@@ -280,102 +287,3 @@ class WarmPool(AsynPool):
         for pid in self.round.waiting:
             os.kill(pid, REWARM_SIGNAL)
         return self.round.number
-
-
-class TaskPool(prefork.TaskPool):
-    """Celery's prefork pool made of a :class:`WarmPool`."""
-
-    _pool: WarmPool
-
-    def on_start(self) -> None:
-        """Fork the workers, from a parent whose memory is ready to be shared."""
-        if not self.forking_enable:
-            raise ConfigurationError(
-                "A node forks its workers from a warm parent; "
-                "worker_pool_start_method must be 'fork'."
-            )
-        extension = self.app.pooltasks
-        settings = extension.settings.pool_settings(extension.pool)
-        plan = Plan.of(extension.pool, settings, self.limit)
-        self.scoreboard = Scoreboard()
-        self.Pool = partial(WarmPool, plan=plan, scoreboard=self.scoreboard)
-        self.sampler: Sampler | None = None
-        if settings.enable_metrics:
-            _, hostname = self.options["initargs"]
-            self.sampler = Sampler(self.app, extension.pool, hostname, self.scoreboard, self._sizes)
-        # Everything imported so far is shared by all workers for ever: a
-        # collection that touches it in one of them would copy the page.
-        gc.collect()
-        gc.freeze()
-        super().on_start()
-        self._started_at = time.monotonic()
-        telemetry.execute("pool.init", {"size": self.limit}, {"pool": extension.pool})
-
-    def register_with_event_loop(self, loop: Any) -> None:
-        """Attach to the loop; called again after each reconnection."""
-        super().register_with_event_loop(loop)
-        if self.sampler is not None:
-            self.sampler.start(loop)
-
-    def on_stop(self) -> None:
-        """Let the workers finish, then end them."""
-        pool = self._pool
-        super().on_stop()
-        self._after_stop(pool)
-
-    def on_terminate(self) -> None:
-        """End the workers at once."""
-        pool = self._pool
-        super().on_terminate()
-        self._after_stop(pool)
-
-    def _after_stop(self, pool: WarmPool | None) -> None:
-        if pool is None:  # it was stopped before
-            return
-        pool.ended()
-        if self.sampler is not None:
-            self.sampler.sample(stopped=True)
-        telemetry.execute(
-            "pool.terminate",
-            {"age": time.monotonic() - self._started_at},
-            {"pool": self.app.pooltasks.pool},
-        )
-
-    def did_start_ok(self) -> bool:
-        """Return True: a worker that failed is retried, and never ends the node."""
-        self._pool.maintain_pool()
-        return True
-
-    def _sizes(self) -> tuple[int, int]:
-        if self._pool is None:
-            return 0, 0
-        return self.num_processes, len(self._pool.warm)
-
-    def warm_and_cold(self) -> tuple[int, int]:
-        """Return how many workers take operations and how many do not yet."""
-        warm = len(self._pool.warm)
-        return warm, max(0, self.num_processes - warm)
-
-    def warm_again(self) -> int:
-        """Ask every warm worker to warm up again; return the number of the round."""
-        return self._pool.warm_again()
-
-    def warm_up_report(self, number: int | None = None) -> dict[str, Any]:
-        """Return the merged report of a round, or of each worker's last warm-up.
-
-        Args:
-            number: The round, as :meth:`warm_again` returned it.
-        """
-        if number is None:
-            return {**summary(self._pool.reports.values()), "finished": True}
-        current = self._pool.round
-        if current.number != number:
-            return {**summary(()), "finished": True, "superseded": True}
-        return {**summary(current.reports), "finished": not current.waiting}
-
-    def workers(self) -> list[dict[str, Any]]:
-        """Return ``pid`` and ``state`` (``warm``, ``warming``) of every worker."""
-        return [
-            {"pid": process.pid, "state": "warm" if process.pid in self._pool.warm else "warming"}
-            for process in self._pool._pool  # noqa: SLF001  billiard's name
-        ]

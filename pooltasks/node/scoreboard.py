@@ -206,6 +206,13 @@ class Scoreboard:
         with self._lock:
             self._seats[index].warm_since = time.monotonic_ns()
 
+    def rests(self, index: int) -> None:
+        """Count the process seconds of a worker no more: it is kept in reserve."""
+        with self._lock:
+            seat = self._seats[index]
+            self._collect(seat, time.monotonic_ns())
+            seat.warm_since = None
+
     def recovered(self) -> None:
         """Count a worker that died and was replaced."""
         with self._lock:

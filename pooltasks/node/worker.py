@@ -17,7 +17,7 @@ from pooltasks.errors import ConfigurationError
 from pooltasks.node import control  # noqa: F401  registers the control commands
 from pooltasks.node.clock import ClockKeeper
 from pooltasks.node.gate import Gate
-from pooltasks.node.process_pool import TaskPool
+from pooltasks.node.task_pool import TaskPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +40,6 @@ _WITHOUT_EFFECT_YET = (
     "recycle_age",
     "recycle_operations",
     "slots",
-    "spares",
     "strategy",
 )
 """Settings that are checked, and that no part of this version acts on."""

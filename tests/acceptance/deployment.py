@@ -100,11 +100,16 @@ class Deployment:
     def log(self, number: int = 0) -> str:
         return (self.folder / f"node-{number}.log").read_text(errors="replace")
 
+    def status_by_node(self) -> dict[str, dict[str, Any]]:
+        """What the nodes say of themselves; empty while none answers."""
+        nodes: dict[str, dict[str, Any]] = json.loads(
+            self.run("pooltasks", "status", "--json").stdout or "{}"
+        )
+        return nodes
+
     def status(self) -> dict[str, Any]:
         """What the only node says of itself; empty while none answers."""
-        completed = self.run("pooltasks", "status", "--json")
-        nodes = json.loads(completed.stdout or "{}")
-        return next(iter(nodes.values()), {})
+        return next(iter(self.status_by_node().values()), {})
 
     def wait_for_warm(self, workers: int) -> dict[str, Any]:
         def warm() -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ class Channel:
 
 @pytest.fixture
 def pool():
-    pool = SimpleNamespace(warm=4, cold=0)
+    pool = SimpleNamespace(warm=4, cold=0, draining=False)
     pool.warm_and_cold = lambda: (pool.warm, pool.cold)
     return pool
 
@@ -137,3 +137,10 @@ def test_a_connection_that_breaks_at_a_closed_gate_is_given_up(pool, channel):
         channel.handlers["BRPOP"]()
     assert not channel.connected
     assert channel._in_poll is None
+
+
+def test_it_is_closed_while_the_node_is_drained(pool, channel):
+    pool.draining = True
+    assert not channel.qos.can_consume()
+    pool.draining = False
+    assert channel.qos.can_consume()

@@ -1,0 +1,67 @@
+"""Resizing: who of a node's workers serves, who rests, who ends and how many are forked.
+
+A pure decision: the pool asks for it whenever a worker becomes warm, ends or
+finishes, and when somebody sets another size. A worker that rests is warm and
+gets no operation: it is a spare, or about to end. So a busy worker never has to
+be interrupted: a pool that is to shrink lets the first that finish rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+
+@dataclass(frozen=True)
+class Staff:
+    """The workers of a node by what they do, each the oldest first; by process id.
+
+    Attributes:
+        serving: Those that are given operations.
+        resting: Those that are warm and are given none.
+        cold: Those that are not warm yet.
+        busy: Those that have an operation, or to which one has been written.
+    """
+
+    serving: Sequence[int]
+    resting: Sequence[int] = ()
+    cold: Sequence[int] = ()
+    busy: Collection[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What to do, in this order."""
+
+    release: list[int] = field(default_factory=list)
+    """Resting workers that serve from now on."""
+    rest: list[int] = field(default_factory=list)
+    """Serving workers, none of them busy, that are given no more operations."""
+    end: list[int] = field(default_factory=list)
+    """Workers without an operation that end."""
+    fork: int = 0
+    """How many are missing."""
+
+
+def moves(staff: Staff, size: int, spares: int) -> Moves:
+    """Return what brings ``staff`` nearer to ``size`` serving workers and ``spares`` resting ones.
+
+    What serves comes first: a spare takes over before anything is forked. The
+    youngest go first: the cold ones, which nobody misses, then those that rest.
+    """
+    resting = list(staff.resting)
+    lacking = max(0, size - len(staff.serving))
+    release, resting = resting[:lacking], resting[lacking:]
+    surplus = max(0, len(staff.serving) - size)
+    idle = [worker for worker in reversed(staff.serving) if worker not in staff.busy]
+    rest = idle[:surplus]
+    resting += reversed(rest)
+    workers = len(staff.serving) + len(staff.resting) + len(staff.cold)
+    excess = max(0, workers - size - spares)
+    # One that rests may still finish what it was given before.
+    endable = [worker for worker in reversed(resting) if worker not in staff.busy]
+    end = [*reversed(staff.cold), *endable][:excess]
+    return Moves(release, rest, end, max(0, size + spares - workers))

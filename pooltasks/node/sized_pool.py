@@ -1,0 +1,228 @@
+"""A pool of processes with an exact size: what is missing is forked, what is too much ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from billiard.pool import RUN
+from celery.concurrency.asynpool import AsynPool
+
+from pooltasks.node.resizing import Staff, moves
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+_BEHIND = 0.05
+"""Seconds after which a spare is replaced: what waits for the spare that took over goes first."""
+_END_AT_LATEST = 5.0
+"""Seconds after which a worker that does not end when it is asked to is killed."""
+
+
+class SizedPool(AsynPool):
+    """Celery's pool, with workers that serve and workers that rest.
+
+    Celery writes a job to any worker whose pipe it knows; one that rests is
+    warm, and its pipe is taken out of that list until it is needed. So a spare
+    takes over, and an idle worker stops taking jobs, at once and in one step.
+
+    Each worker gets pipes of its own and takes them with it: in those of a
+    worker that was killed there may be half a message.
+
+    Args:
+        processes: How many workers serve.
+        *args: As billiard's.
+        spares: How many more are kept warm.
+        **kwargs: As billiard's.
+    """
+
+    def __init__(self, processes: int, *args: Any, spares: int, **kwargs: Any) -> None:
+        self.size = processes
+        self.spares = spares
+        self.warm: set[int] = set()
+        """Workers that have said that they can take operations, spares too."""
+        self.serving: set[int] = set()
+        """Those of them that are given operations; the others rest."""
+        self._ending: set[int] = set()
+        self._hub: Any = None
+        self._timer: Any = None
+        super().__init__(processes + spares, *args, **kwargs)
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Attach to the loop; called again after each reconnection."""
+        self._hub = hub
+        super().register_with_event_loop(hub)
+
+    def resize(self, size: int, spares: int | None = None) -> None:
+        """Have ``size`` workers serve and ``spares`` rest (None: as many as before).
+
+        What is missing is forked before this returns, what is too much ends as
+        soon as it has no operation.
+        """
+        if self._putlock and size > self.size:
+            self._putlock.grow(size - self.size)
+        elif self._putlock:
+            self._putlock.shrink(self.size - size)
+        self.size = size
+        self.spares = self.spares if spares is None else spares
+        self._processes = self.size + self.spares
+        self.settle()
+
+    def occupied(self) -> set[int]:
+        """Return the workers that have an operation, or to which one has been written."""
+        workers = set()
+        for job in self._cache.values():
+            if job.ready():
+                continue
+            process = job._write_to or job._scheduled_for  # noqa: SLF001  billiard's names
+            if process is not None:
+                workers.add(process.pid)
+            workers.update(job.worker_pids())
+        return workers
+
+    def staff(self) -> Staff:
+        """Return the workers by what they do."""
+        workers = [process.pid for process in self._pool if process.pid not in self._ending]
+        return Staff(
+            serving=[pid for pid in workers if pid in self.serving],
+            resting=[pid for pid in workers if pid in self.warm and pid not in self.serving],
+            cold=[pid for pid in workers if pid not in self.warm],
+            busy=self.occupied(),
+        )
+
+    def settle(self, *, behind: bool = False) -> None:
+        """Bring the workers to the size that is wanted, as far as that can be done now.
+
+        Args:
+            behind: Whether to fork spares too. Otherwise they follow a moment later.
+        """
+        if self._state != RUN:
+            return
+        staff = self.staff()
+        to_do = moves(staff, self.size, self.spares)
+        for pid in to_do.release:
+            self._serve(pid)
+        for pid in to_do.rest:
+            self._rest(pid)
+        for pid in to_do.end:
+            self.end(pid)
+        lacking = self.size - len(staff.serving) - len(to_do.release) - len(staff.cold)
+        now = to_do.fork if behind or self._hub is None else min(to_do.fork, max(0, lacking))
+        self.fork(now)
+        if now < to_do.fork and self._timer is None:
+            self._timer = self._hub.call_later(_BEHIND, self._settle_behind)
+
+    def _settle_behind(self) -> None:
+        self._timer = None
+        self.settle(behind=True)
+
+    def fork(self, number: int) -> None:
+        """Start ``number`` workers."""
+        for _ in range(number):
+            self._create_worker_process(self._avail_index())
+
+    def _avail_index(self) -> int:
+        taken = {process.index for process in self._pool}
+        return next(index for index in range(len(taken) + 1) if index not in taken)
+
+    def get_process_queues(self) -> Any:
+        """Return pipes for a new worker."""
+        unused = next((queues for queues, owner in self._queues.items() if owner is None), None)
+        if unused is None:
+            unused = self.create_process_queues()
+            self._queues[unused] = None
+        return unused
+
+    def _repopulate_pool(self, _exitcodes: Iterable[int]) -> None:
+        self.settle()
+
+    def _serve(self, pid: int) -> None:
+        process, _ = self._process_by_pid(pid)
+        self.serving.add(pid)
+        self._fileno_to_inq[process.inqW_fd] = process
+        self._all_inqueues.add(process.inqW_fd)
+        self.on_serving(process)
+
+    def _rest(self, pid: int) -> None:
+        process, _ = self._process_by_pid(pid)
+        pipe = process.inqW_fd
+        self.serving.discard(pid)
+        self._fileno_to_inq.pop(pipe, None)
+        self._all_inqueues.discard(pipe)
+        if pipe not in self._active_writes:
+            self._hub.remove_writer(pipe)
+        self.on_resting(process)
+
+    def on_serving(self, process: Any) -> None:
+        """Called when a worker begins to be given operations."""
+
+    def on_resting(self, process: Any) -> None:
+        """Called when a worker is given no more operations."""
+
+    def end(self, pid: int) -> None:
+        """End a worker that has no operation."""
+        process, _ = self._process_by_pid(pid)
+        process._controlled_termination = True  # noqa: SLF001  billiard's name
+        self._ending.add(pid)
+        # Right after its fork a worker still ignores SIGTERM.
+        self._signal(pid, signal.SIGTERM if pid in self.warm else signal.SIGKILL)
+        self._forget(pid)
+        self._hub.call_later(_END_AT_LATEST, self._kill_if_ending, pid)
+
+    def _kill_if_ending(self, pid: int) -> None:
+        if pid in self._ending:
+            self._signal(pid, signal.SIGKILL)
+
+    @staticmethod
+    def _signal(pid: int, number: int) -> None:
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.kill(pid, number)
+
+    def _forget(self, pid: int) -> None:
+        self.warm.discard(pid)
+        self.serving.discard(pid)
+
+    def on_process_alive(self, pid: int) -> None:
+        """Let a worker rest that has become warm; it serves if one is lacking."""
+        if pid in self._ending:
+            return
+        super().on_process_alive(pid)
+        process, _ = self._process_by_pid(pid)
+        if process is None:  # it ended right after it said so
+            return
+        self.warm.add(pid)
+        self._rest(pid)
+        self.on_warm(process)
+        self.settle()
+
+    def on_warm(self, process: Any) -> None:
+        """Called when a worker has become warm, before it serves."""
+
+    def on_job_ready(self, job: int, i: int | None, obj: Any, inqW_fd: int) -> None:  # noqa: N803  billiard's
+        """Let a worker rest that has finished, if there are more than enough."""
+        super().on_job_ready(job, i, obj, inqW_fd)
+        if len(self.serving) > self.size:
+            process = self._fileno_to_inq.get(inqW_fd)
+            if process is not None:
+                # Now, before another job is written to it; the rest when this one is done.
+                self._rest(process.pid)
+                self._hub.call_soon(self.settle)
+
+    def _join_exited_workers(self, shutdown: bool = False) -> Any:
+        before = {process.pid: process for process in self._pool}
+        exitcodes = super()._join_exited_workers(shutdown)
+        gone = before.keys() - {process.pid for process in self._pool}
+        self.on_gone([before[pid] for pid in gone], shutdown=shutdown)
+        for pid in gone:
+            self._forget(pid)
+            self._ending.discard(pid)
+            process = before[pid]
+            if not process.dead and not shutdown:
+                process.dead = True
+                self.destroy_queues((process.inq, process.outq, process.synq), process)
+        return exitcodes
+
+    def on_gone(self, processes: Collection[Any], *, shutdown: bool) -> None:
+        """Called when workers have been reaped, before they are forgotten."""

@@ -1,0 +1,202 @@
+"""Celery's side of a node's pool: what the worker program calls."""
+
+from __future__ import annotations
+
+import gc
+import time
+from functools import partial
+from typing import Any
+
+from celery.concurrency import prefork
+
+from pooltasks import telemetry
+from pooltasks.errors import ConfigurationError
+from pooltasks.node.process_pool import WarmPool
+from pooltasks.node.sampler import Sampler
+from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.warmup import Plan, summary
+
+
+class TaskPool(prefork.TaskPool):
+    """Celery's prefork pool made of a :class:`WarmPool`."""
+
+    _pool: WarmPool
+
+    draining = False
+    """Whether the node reserves nothing more."""
+    _token: int | None = None
+
+    def on_start(self) -> None:
+        """Fork the workers, from a parent whose memory is ready to be shared."""
+        if not self.forking_enable:
+            raise ConfigurationError(
+                "A node forks its workers from a warm parent; "
+                "worker_pool_start_method must be 'fork'."
+            )
+        extension = self.app.pooltasks
+        settings = extension.settings.pool_settings(extension.pool)
+        plan = Plan.of(extension.pool, settings, self.limit + settings.spares)
+        self.scoreboard = Scoreboard()
+        self.Pool = partial(WarmPool, spares=settings.spares, plan=plan, scoreboard=self.scoreboard)
+        self.sampler: Sampler | None = None
+        if settings.enable_metrics:
+            _, hostname = self.options["initargs"]
+            self.sampler = Sampler(
+                self.app, extension.pool, hostname, self.scoreboard, self._size_and_warm
+            )
+        # Everything imported so far is shared by all workers for ever: a
+        # collection that touches it in one of them would copy the page.
+        gc.collect()
+        gc.freeze()
+        super().on_start()
+        self.grow, self.shrink = self._add, lambda n=1: self._add(-n)
+        self._started_at = time.monotonic()
+        telemetry.execute("pool.init", {"size": self.limit}, {"pool": extension.pool})
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Attach to the loop; called again after each reconnection."""
+        super().register_with_event_loop(loop)
+        if self.sampler is not None:
+            self.sampler.start(loop)
+
+    def on_stop(self) -> None:
+        """Let the workers finish, then end them."""
+        pool = self._pool
+        super().on_stop()
+        self._after_stop(pool)
+
+    def on_terminate(self) -> None:
+        """End the workers at once."""
+        pool = self._pool
+        super().on_terminate()
+        self._after_stop(pool)
+
+    def _after_stop(self, pool: WarmPool | None) -> None:
+        if pool is None:  # it was stopped before
+            return
+        pool.ended()
+        if self.sampler is not None:
+            self.sampler.sample(stopped=True)
+        telemetry.execute(
+            "pool.terminate",
+            {"age": time.monotonic() - self._started_at},
+            {"pool": self.app.pooltasks.pool},
+        )
+
+    def did_start_ok(self) -> bool:
+        """Return True: a worker that failed is retried, and never ends the node."""
+        self._pool.maintain_pool()
+        return True
+
+    @property
+    def num_processes(self) -> int:
+        """How many workers are to serve; Celery derives the prefetch count from it."""
+        return self._pool.size
+
+    def resize(self, size: int, spares: int | None = None, token: int | None = None) -> None:
+        """Set the exact size of the node, within the pool's bounds.
+
+        Args:
+            size: How many workers serve.
+            spares: How many more are kept warm; as many as before if None.
+            token: Number of the lock under which an optimizer decided this.
+
+        Raises:
+            ValueError: The numbers are none, or a later lock has been seen.
+        """
+        for name, number, least in (("size", size, 0), ("spares", spares, 0), ("token", token, 0)):
+            if number is None and name != "size":
+                continue
+            if not isinstance(number, int) or isinstance(number, bool) or number < least:
+                raise ValueError(f"{name} is {number!r}; allowed: a whole number from {least}.")
+        if token is not None:
+            if self._token is not None and token < self._token:
+                raise ValueError(
+                    f"token {token} is refused: {self._token} has been seen, so another "
+                    "optimizer has taken over."
+                )
+            self._token = token
+        floor, ceiling = self.bounds
+        most = None if spares is None else min(spares, ceiling)
+        self._pool.resize(min(max(size, floor), ceiling), most)
+        self.limit = self._pool.size
+
+    def _add(self, n: int = 1) -> None:
+        """Do what Celery's own ``pool_grow`` and ``pool_shrink`` ask for, or refuse it whole.
+
+        Celery changes the prefetch count by as much afterwards.
+        """
+        floor, ceiling = self.bounds
+        size = self.num_processes + n
+        if not floor <= size <= ceiling:
+            raise ValueError(f"The size would be {size}; allowed: {floor} to {ceiling}.")
+        self.resize(size)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Smallest and largest size of this node."""
+        extension = self.app.pooltasks
+        settings = extension.settings.pool_settings(extension.pool)
+        return settings.min_pool_size, settings.max_pool_size
+
+    def sizes(self) -> dict[str, Any]:
+        """Return what is true of the node's size at this moment.
+
+        Returns:
+            ``size`` and its bounds ``floor`` and ``ceiling``; ``warm``: workers
+            that are given operations; ``cold``: how many are lacking to the
+            size; ``warming``: workers that are not warm yet; ``spares``: warm
+            workers in reserve, ``spares_wanted``: how many there are to be;
+            ``busy``: workers that have an operation; ``token``: the last one.
+        """
+        staff = self._pool.staff()
+        floor, ceiling = self.bounds
+        return {
+            "size": self._pool.size,
+            "floor": floor,
+            "ceiling": ceiling,
+            "warm": len(staff.serving),
+            "cold": max(0, self._pool.size - len(staff.serving)),
+            "warming": len(staff.cold),
+            "spares": len(staff.resting),
+            "spares_wanted": self._pool.spares,
+            "busy": len(staff.busy),
+            "token": self._token,
+        }
+
+    def _size_and_warm(self) -> tuple[int, int]:
+        if self._pool is None:
+            return 0, 0
+        return self.num_processes, len(self._pool.serving)
+
+    def warm_and_cold(self) -> tuple[int, int]:
+        """Return how many workers take operations and how many do not yet."""
+        warm = len(self._pool.serving)
+        return warm, max(0, self.num_processes - warm)
+
+    def warm_again(self) -> int:
+        """Ask every warm worker to warm up again; return the number of the round."""
+        return self._pool.warm_again()
+
+    def warm_up_report(self, number: int | None = None) -> dict[str, Any]:
+        """Return the merged report of a round, or of each worker's last warm-up.
+
+        Args:
+            number: The round, as :meth:`warm_again` returned it.
+        """
+        if number is None:
+            return {**summary(self._pool.reports.values()), "finished": True}
+        current = self._pool.round
+        if current.number != number:
+            return {**summary(()), "finished": True, "superseded": True}
+        return {**summary(current.reports), "finished": not current.waiting}
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Return ``pid``, ``state`` (``warm``, ``spare``, ``warming``) and ``busy`` of each."""
+        staff = self._pool.staff()
+        states = [("warm", staff.serving), ("spare", staff.resting), ("warming", staff.cold)]
+        return [
+            {"pid": pid, "state": state, "busy": pid in staff.busy}
+            for state, pids in states
+            for pid in pids
+        ]
