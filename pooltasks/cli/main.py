@@ -8,6 +8,7 @@ from celery.bin.base import CLIContext
 
 from pooltasks.cli import COMMANDS
 from pooltasks.cli.up import up
+from pooltasks.dashboard.command import dashboard
 
 
 @click.group()
@@ -20,5 +21,5 @@ def main(context: click.Context, app: str) -> None:
         context.obj = CLIContext(app=find_app(app), no_color=False, workdir=None)
 
 
-for command in (*COMMANDS, up):
+for command in (*COMMANDS, dashboard, up):
     main.add_command(command)

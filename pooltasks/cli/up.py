@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ import click
 
 from pooltasks import keys
 from pooltasks.cli.supervisor import Program, Supervisor
+from pooltasks.dashboard.command import is_installed
 from pooltasks.embedded import READY_LINE, EmbeddedServer
 from pooltasks.errors import PooltasksError
 from pooltasks.settings import CONTROL_POOL, Settings
@@ -76,7 +76,7 @@ def up(
                 app=app or _application(context),
                 redis_url=url,
                 data_dir=data_dir,
-                dashboard_port=dashboard_port if dashboard and find_spec("flower") else None,
+                dashboard_port=dashboard_port if dashboard and is_installed() else None,
             )
             if server:
                 running.insert(0, _server_program(server))
@@ -132,10 +132,10 @@ def clients(
         programs.append(
             Program(
                 name="dashboard",
-                argv=[*celery, "flower", "--address=127.0.0.1", f"--port={dashboard_port}"],
+                argv=[*celery, "dashboard", "--address=127.0.0.1", f"--port={dashboard_port}"],
                 env=env,
                 ready_text="Visit me at",
-                note=f"http://127.0.0.1:{dashboard_port}",
+                note=f"http://127.0.0.1:{dashboard_port}/pools",
             )
         )
     return programs

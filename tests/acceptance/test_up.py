@@ -170,11 +170,13 @@ def test_the_dashboard_answers_on_the_port_that_is_named(up: Up) -> None:
     with reserved_port(None) as port:
         pass
     up.start(f"--dashboard-port={port}")
-    up.wait_for(f"dashboard is up (process {up.pid_of('dashboard')}): http://127.0.0.1:{port}")
+    up.wait_for(
+        f"dashboard is up (process {up.pid_of('dashboard')}): http://127.0.0.1:{port}/pools"
+    )
 
     def answer() -> Any:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthcheck") as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/pools") as response:
                 return response.status
         except OSError:
             return None

@@ -1,0 +1,1 @@
+"""The operations room: live pages of the pools inside Flower."""

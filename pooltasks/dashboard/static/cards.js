@@ -1,0 +1,130 @@
+// The cards and the details: the pool's numbers, as Pool.metrics() gives them.
+
+import { byId, cells, element, fillCells, rows, setData, setText } from "./dom.js";
+import {
+  UNKNOWN, count, duration, healthLevel, percent, plural, rate,
+} from "./format.js";
+import { categoryColor } from "./charts.js";
+
+const QUANTILES = ["p50", "p90", "p99", "p999"];
+
+export function fillCards({ work, load, objective, window }) {
+  setText(byId("utilization"), percent(work?.utilization));
+  const needle = byId("utilization-gauge");
+  needle.style.width = `${(work?.utilization ?? 0) * 100}%`;
+  setText(byId("throughput"), rate(work?.throughput));
+  const finished = sum(work?.operations, ["success", "failure", "ignored", "rejected"]);
+  setText(byId("finished"), finished === null ? UNKNOWN
+    : `${plural(finished, "operation")} finished in ${span(window)}`);
+  setText(byId("wait"), duration(work?.wait?.p99));
+  setData(byId("wait"), "late", String((work?.wait?.p99 ?? 0) > (objective?.wait ?? Infinity)));
+  for (const line of byId("quantiles").children) {
+    const its = work?.[line.dataset.of];
+    QUANTILES.forEach((name, place) => setText(line.children[place + 1], duration(its?.[name])));
+  }
+  setText(byId("error-rate"), percent(work?.error_rate));
+  fillErrors(work, finished);
+  fillFacts(load);
+}
+
+function fillErrors(work, finished) {
+  const place = byId("failures");
+  if (!work?.operations) {
+    setText(place, UNKNOWN);
+    return;
+  }
+  const failed = work.operations.failure;
+  const names = Object.keys(work.errors);
+  const text = `${count(failed)} of ${count(finished)} failed`;
+  const its = names.filter((name) => work.errors[name] > 0);
+  const shown = JSON.stringify([text, its.map((name) => work.errors[name])]);
+  if (place.dataset.shown === shown) return;
+  place.dataset.shown = shown;
+  place.replaceChildren(
+    element("span", { class: "pt-category" }, text),
+    ...its.map((name) =>
+      element(
+        "span",
+        { class: "pt-category" },
+        element("span", {
+          class: "pt-blot",
+          style: `background: var(--pt-${categoryColor(names.indexOf(name))})`,
+        }),
+        `${name.replace("_", " ")} ${count(work.errors[name])}`,
+      ),
+    ),
+  );
+}
+
+const FACTS = [
+  ["Size", (load) => count(load?.size)],
+  ["Active", (load) => count(load?.busy)],
+  ["Idle", (load) => count(load?.idle)],
+  ["Warming", (load) => count(load?.warming)],
+  ["Queue depth", (load) => count(load?.queue_depth)],
+  ["Backlog", (load) => count(load?.backlog)],
+  ["Oldest waiting", (load) => duration(load?.oldest_age)],
+];
+
+function fillFacts(load) {
+  rows(byId("facts"), FACTS, {
+    key: ([name]) => name,
+    make: ([name]) => element("div", {}, element("dt", {}, name), element("dd")),
+    fill: (tile, [, text]) => setText(tile.lastChild, text(load)),
+  });
+}
+
+const COSTS = {
+  workers: "workers not warm",
+  errors: "failures",
+  waiting: "late operations",
+  recoveries: "workers that died",
+};
+
+export function fillHealth(health) {
+  const score = byId("health");
+  setText(score, health ? String(Math.round(health.score)) : UNKNOWN);
+  setData(score, "level", healthLevel(health?.score));
+  rows(byId("costs"), Object.entries(COSTS), {
+    key: ([name]) => name,
+    make: ([, text]) => element("li", {}, element("span", { class: "num" }), ` ${text}`),
+    fill: (line, [name]) => {
+      const cost = health?.costs[name];
+      setText(line.firstChild, cost === undefined ? UNKNOWN : cost ? `−${cost}` : "0");
+      setData(line, "costs", String(Boolean(cost)));
+    },
+  });
+}
+
+const nodeRow = cells(["pt-name", "", "num", "num", "num", "num", "num"]);
+
+export function fillNodes(nodes) {
+  const body = byId("nodes").tBodies[0];
+  rows(body, nodes ?? [], {
+    key: (node) => node.name,
+    make: nodeRow,
+    fill: (row, node) => {
+      setData(row, "state", node.state);
+      const live = node.state === "live";
+      const known = (value) => (live ? count(value) : UNKNOWN);
+      fillCells(row, [
+        node.name.split("/")[0],
+        node.state,
+        live ? `${count(node.warm)} / ${count(node.size)}` : UNKNOWN,
+        known(node.busy),
+        known(node.reserved),
+        live ? percent(node.utilization) : UNKNOWN,
+        `${duration(node.silent)} ago`,
+      ]);
+    },
+  });
+  body.parentElement.classList.toggle("pt-empty", body.children.length === 0);
+}
+
+function sum(counts, names) {
+  return counts ? names.reduce((total, name) => total + counts[name], 0) : null;
+}
+
+export function span(seconds) {
+  return seconds >= 3600 ? "1 h" : `${seconds / 60} m`;
+}

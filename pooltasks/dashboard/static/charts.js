@@ -1,0 +1,122 @@
+// The charts of a pool's page: what each shows, and how.
+
+import { count, duration, percent, rate } from "./format.js";
+
+const column = (name) => (columns) => columns[name] ?? null;
+
+// On a logarithmic axis there is no zero.
+const positive = (name) => (columns) =>
+  columns[name].map((value) => (value === null || value <= 0 ? null : value));
+
+const DECADES = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10000];
+const DECADE_TEXTS = ["1 µs", "10 µs", "0.1 ms", "1 ms", "10 ms", "0.1 s", "1 s", "10 s", "100 s"];
+
+export const CATEGORY_COLORS = ["red", "orange", "purple", "blue", "teal", "brown", "pink", "grey"];
+
+// The categories that occurred, in the order in which the server names them.
+export function categories(columns) {
+  const first = columns.errors.find((errors) => errors !== null);
+  return Object.keys(first ?? {});
+}
+
+export function categoryColor(place) {
+  return CATEGORY_COLORS[place % CATEGORY_COLORS.length];
+}
+
+// The range of a logarithmic axis that holds the values and the objective, in whole decades.
+function decades(columns, objective) {
+  let low = objective;
+  let high = objective;
+  for (const name of ["wait_p50", "wait_p99", "run_p50", "run_p99", "oldest_age"]) {
+    for (const value of columns[name]) {
+      if (value !== null && value > 0) {
+        low = Math.min(low, value);
+        high = Math.max(high, value);
+      }
+    }
+  }
+  const floor = Math.max(-5, Math.floor(Math.log10(low)));
+  return [floor, Math.max(floor + 1, Math.ceil(Math.log10(high) + 0.05))];
+}
+
+export const SPECS = {
+  utilization: {
+    label: "Utilization",
+    lines: [
+      { label: "utilization", value: column("utilization"), color: "blue", fill: true,
+        format: percent },
+    ],
+    axis: () => ({ tickformat: ".0%", range: [0, 1.02], tickvals: [0, 0.2, 0.4, 0.6, 0.8, 1] }),
+    shapes: (_, color) => [
+      { type: "rect", xref: "paper", x0: 0, x1: 1, y0: 0.6, y1: 0.8, layer: "below",
+        fillcolor: color("band"), line: { width: 0 } },
+    ],
+  },
+  throughput: {
+    label: "Throughput",
+    lines: [
+      { label: "throughput", value: column("throughput"), color: "blue", fill: true,
+        format: rate },
+    ],
+    axis: () => ({ ticksuffix: " /s", rangemode: "tozero" }),
+  },
+  latency: {
+    label: "Wait and run",
+    lines: [
+      { label: "wait p50", value: positive("wait_p50"), color: "blue-light", format: duration },
+      { label: "wait p99", value: positive("wait_p99"), color: "blue", format: duration,
+        width: 2 },
+      { label: "run p50", value: positive("run_p50"), color: "orange-light", format: duration },
+      { label: "run p99", value: positive("run_p99"), color: "orange", format: duration },
+      { label: "oldest", value: positive("oldest_age"), color: "red", dash: "dash",
+        format: duration },
+    ],
+    axis: ({ series, objective }) => ({
+      type: "log",
+      range: decades(series.columns, objective.wait),
+      tickvals: DECADES,
+      ticktext: DECADE_TEXTS,
+      rangemode: "normal",
+    }),
+    shapes: ({ objective }, color) => [
+      { type: "line", xref: "paper", x0: 0, x1: 1, y0: objective.wait, y1: objective.wait,
+        line: { color: color("green"), width: 1.5, dash: "dash" } },
+    ],
+    annotations: ({ objective }, color) => [
+      { xref: "paper", x: 1, xanchor: "right", y: Math.log10(objective.wait), yanchor: "bottom",
+        text: `objective ${duration(objective.wait)}`, showarrow: false,
+        font: { color: color("green"), size: 10 } },
+    ],
+  },
+  errors: {
+    label: "Errors",
+    lines: [
+      { label: "errors a second", legend: false, color: "red", format: rate,
+        value: (columns, { series }) =>
+          columns.errors.map((errors) =>
+            errors === null
+              ? null
+              : Object.values(errors).reduce((sum, one) => sum + one, 0) / series.step) },
+    ],
+    axis: () => ({ ticksuffix: " /s", rangemode: "tozero", minallowed: 0 }),
+  },
+  size: {
+    label: "Size and busy workers",
+    lines: [
+      { label: "busy", value: column("busy"), color: "blue", fill: true, shape: "hv",
+        format: count },
+      { label: "warm", value: column("warm"), color: "teal", shape: "hv", format: count },
+      { label: "size", value: column("size"), color: "text", shape: "hv", format: count,
+        width: 2 },
+    ],
+    axis: () => ({ rangemode: "tozero", title: { text: "workers", standoff: 4 } }),
+  },
+  backlog: {
+    label: "Backlog",
+    lines: [
+      { label: "operations waiting", value: column("backlog"), color: "purple", fill: true,
+        shape: "hv", format: count },
+    ],
+    axis: () => ({ rangemode: "tozero", title: { text: "operations", standoff: 4 } }),
+  },
+};

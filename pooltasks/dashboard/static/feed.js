@@ -1,0 +1,80 @@
+// Asks the dashboard again and again, and says how that goes.
+
+const GIVE_UP_MS = 2500;
+// Nodes sample in the middle of a second of the server's clock. Asking right
+// after that shows the newest, and all viewers get the same answer.
+const PHASE_MS = 650;
+
+export class Feed {
+  // url()          what to ask next
+  // onAnswer(json) its answer
+  // onState(state) "live", "paused", "off", "away" (the dashboard does not answer),
+  //                "refused" (it wants a login)
+  constructor({ url, onAnswer, onState }) {
+    this.url = url;
+    this.onAnswer = onAnswer;
+    this.onState = onState;
+    this.seconds = 1;
+    this.timer = null;
+    this.round = 0;
+    this.serverAhead = 0;
+    document.addEventListener("visibilitychange", () => this.restart());
+  }
+
+  every(seconds) {
+    this.seconds = seconds;
+    this.restart();
+  }
+
+  // Ask now, whatever was going on.
+  restart() {
+    clearTimeout(this.timer);
+    this.round += 1;
+    if (document.hidden) {
+      this.onState("paused");
+      return;
+    }
+    this.ask(this.round);
+  }
+
+  async ask(round) {
+    let state = "live";
+    try {
+      const answer = await fetchJson(this.url());
+      if (round !== this.round) return;
+      if (answer.at) this.serverAhead = answer.at * 1000 - Date.now();
+      this.onAnswer(answer);
+    } catch (error) {
+      if (round !== this.round) return;
+      if (!(error instanceof Refusal)) console.error(error);
+      state = error.status === 401 ? "refused" : "away";
+    }
+    if (state === "live" && this.seconds === 0) state = "off";
+    this.onState(state);
+    if (this.seconds > 0) this.timer = setTimeout(() => this.ask(round), this.pause());
+  }
+
+  pause() {
+    const now = Date.now() + this.serverAhead;
+    const wait = 1000 - ((now - PHASE_MS) % 1000) + (this.seconds - 1) * 1000;
+    return wait < 300 ? wait + 1000 : wait;
+  }
+}
+
+export class Refusal extends Error {
+  constructor(status, text) {
+    super(text || `The dashboard answers ${status}.`);
+    this.status = status;
+  }
+}
+
+export async function fetchJson(url, options = {}) {
+  let response;
+  try {
+    response = await fetch(url, { signal: AbortSignal.timeout(GIVE_UP_MS), ...options });
+  } catch {
+    throw new Refusal(0, "The dashboard does not answer.");
+  }
+  if (!response.ok) throw new Refusal(response.status, await response.text());
+  return response.json();
+}

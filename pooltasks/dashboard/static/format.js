@@ -1,0 +1,73 @@
+// Numbers for people. What is not known is a dash, never zero.
+
+export const UNKNOWN = "—";
+
+const whole = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
+
+const known = (value) => value !== null && value !== undefined;
+
+// Three digits that matter, but never more decimals than `most`.
+function digits(value, most = 2) {
+  const size = Math.abs(value);
+  const decimals = size >= 100 ? 0 : size >= 10 ? 1 : 2;
+  return value.toFixed(Math.min(decimals, most));
+}
+
+const trimmed = (text) => text.replace(/\.0$/, "");
+
+export function count(value) {
+  return known(value) ? whole.format(value) : UNKNOWN;
+}
+
+export function percent(ratio) {
+  if (!known(ratio)) return UNKNOWN;
+  const value = ratio * 100;
+  if (value > 0 && value < 0.01) return "< 0.01 %";
+  return `${value === 0 ? "0" : digits(value, value >= 10 ? 0 : 2)} %`;
+}
+
+export function rate(perSecond) {
+  if (!known(perSecond)) return UNKNOWN;
+  return `${perSecond >= 100 ? whole.format(perSecond) : digits(perSecond, 1)} /s`;
+}
+
+// Seconds, in the unit that suits them.
+export function duration(seconds) {
+  if (!known(seconds)) return UNKNOWN;
+  if (seconds === 0) return "0 s";
+  if (seconds < 1e-3) return `${digits(seconds * 1e6, 0)} µs`;
+  if (seconds < 0.9995) return `${trimmed(digits(seconds * 1e3, 1))} ms`;
+  if (seconds < 60) return `${trimmed(digits(seconds, 1))} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} m ${Math.floor(seconds % 60)} s`;
+  if (seconds < 86400) {
+    return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} m`;
+  }
+  return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
+}
+
+export function megabytes(bytes) {
+  return known(bytes) ? `${digits(bytes / 2 ** 20, 1)} MB` : UNKNOWN;
+}
+
+const pad = (number) => String(number).padStart(2, "0");
+
+// Seconds since the epoch, as the viewer's clock shows them.
+export function clock(at) {
+  const time = new Date(at * 1000);
+  return [time.getHours(), time.getMinutes(), time.getSeconds()].map(pad).join(":");
+}
+
+export function moment(at) {
+  const time = new Date(at * 1000);
+  const day = [time.getFullYear(), time.getMonth() + 1, time.getDate()].map(pad).join("-");
+  return `${day} ${clock(at)}`;
+}
+
+export function plural(number, one, many = `${one}s`) {
+  return `${count(number)} ${number === 1 ? one : many}`;
+}
+
+export function healthLevel(score) {
+  if (!known(score)) return "unknown";
+  return score >= 80 ? "good" : score >= 60 ? "fair" : "bad";
+}

@@ -1,0 +1,237 @@
+// Charts over time, drawn by plotly, readable without seeing them.
+
+import { element, setText } from "./dom.js";
+import { clock } from "./format.js";
+
+const plotly = new Promise((resolve, reject) => {
+  const script = document.getElementById("plotly");
+  if (window.Plotly) resolve(window.Plotly);
+  script.addEventListener("load", () => resolve(window.Plotly));
+  script.addEventListener("error", () => reject(new Error("plotly's script cannot be loaded")));
+});
+
+const CONFIG = { displayModeBar: false, responsive: true, doubleClick: false };
+
+// Plotly takes times as UTC; it is given what the viewer's clock shows.
+function local(at) {
+  const ms = at * 1000;
+  return ms - new Date(ms).getTimezoneOffset() * 60000;
+}
+
+function color(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--pt-${name}`).trim();
+}
+
+// One chart.
+//
+//   figure   the element that it fills
+//   spec     label   what it shows, in words
+//            lines   [{ label, value(columns) → numbers, color, dash, shape, fill, format,
+//                       legend }]; `value` may return null: there is none
+//            axis    plotly's y axis
+//            shapes(context), annotations(context), bars(columns) → plotly's, optional
+export class Chart {
+  constructor(figure, spec) {
+    this.figure = figure;
+    this.spec = spec;
+    this.canvas = element("div", { class: "pt-canvas", "aria-hidden": "true" });
+    this.summary = element("figcaption", { class: "visually-hidden" });
+    this.spoken = element("span", { class: "visually-hidden", "aria-live": "polite" });
+    figure.tabIndex = 0;
+    figure.setAttribute("role", "group");
+    figure.setAttribute("aria-label", `${spec.label}: arrow keys read the points`);
+    figure.append(this.canvas, this.legend(), this.summary, this.spoken);
+    this.latest = null;
+    this.visible = false;
+    this.held = false; // somebody reads a point of it: it stays as it is
+    this.place = null;
+    new IntersectionObserver(([entry]) => {
+      this.visible = entry.isIntersecting;
+      this.draw();
+    }).observe(figure);
+    figure.addEventListener("pointerenter", () => this.hold());
+    figure.addEventListener("pointerleave", () => this.release());
+    figure.addEventListener("blur", () => this.release());
+    figure.addEventListener("keydown", (event) => this.onKey(event));
+    new MutationObserver(() => this.draw()).observe(document.documentElement, {
+      attributeFilter: ["data-bs-theme"],
+    });
+  }
+
+  legend() {
+    const entries = this.spec.lines.filter((line) => line.legend !== false);
+    return element(
+      "ul",
+      { class: "pt-legend", "aria-hidden": "true" },
+      ...(entries.length > 1
+        ? entries.map((line) =>
+            element(
+              "li",
+              {},
+              element("span", {
+                class: "pt-swatch",
+                style: `border-color: var(--pt-${line.color}); border-top-style: ${
+                  line.dash ? "dashed" : "solid"
+                }`,
+              }),
+              line.label,
+            ),
+          )
+        : []),
+    );
+  }
+
+  // context: { series, window, … } as the spec's functions want it.
+  update(context) {
+    this.latest = context;
+    if (!this.held) this.draw();
+    setText(this.summary, this.inWords());
+  }
+
+  async draw() {
+    if (!this.visible || this.latest === null) return;
+    const library = await plotly;
+    const { series, window: seconds } = this.latest;
+    const { columns, complete } = series;
+    if (columns.at.length === 0) return;
+    const x = columns.at.map(local);
+    const end = x.at(-1) + series.step * 1000;
+    const text = color("muted");
+    const grid = color("grid");
+    const traces = this.spec.bars?.(columns, x, color, complete) ?? [];
+    for (const line of this.spec.lines) {
+      const y = line.value(columns, this.latest);
+      if (y !== null) traces.push(...this.traces(line, x, y, complete));
+    }
+    traces.push(...(this.spec.marks?.(this.latest, local, color) ?? []));
+    library.react(
+      this.canvas,
+      traces,
+      {
+        height: this.canvas.clientHeight,
+        margin: { l: 54, r: 10, t: 8, b: 24 },
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        font: { family: "inherit", size: 11, color: text },
+        showlegend: false,
+        hovermode: "x unified",
+        hoverlabel: {
+          bgcolor: color("surface"),
+          bordercolor: grid,
+          font: { color: color("text"), size: 12 },
+        },
+        dragmode: false,
+        barmode: "stack",
+        bargap: 0.15,
+        xaxis: {
+          type: "date",
+          range: [end - seconds * 1000, end],
+          fixedrange: true,
+          showgrid: false,
+          tickformat: seconds > 600 ? "%H:%M" : "%H:%M:%S",
+          hoverformat: "%H:%M:%S",
+          nticks: Math.max(2, Math.floor(this.canvas.clientWidth / 110)),
+          linecolor: grid,
+          ticks: "outside",
+          ticklen: 3,
+          tickcolor: grid,
+          zeroline: false,
+        },
+        yaxis: {
+          fixedrange: true,
+          gridcolor: grid,
+          zeroline: false,
+          nticks: 5,
+          rangemode: "tozero",
+          ...this.spec.axis(this.latest),
+        },
+        shapes: this.spec.shapes?.(this.latest, color) ?? [],
+        annotations: this.spec.annotations?.(this.latest, color) ?? [],
+      },
+      CONFIG,
+    );
+  }
+
+  // A line, and the part of it that is still filling, dashed.
+  traces(line, x, y, complete) {
+    const common = {
+      type: "scatter",
+      mode: "lines",
+      name: line.label,
+      connectgaps: false,
+      line: {
+        color: color(line.color),
+        width: line.width ?? 1.5,
+        shape: line.shape ?? "linear",
+        dash: line.dash,
+      },
+    };
+    const whole = {
+      ...common,
+      x: x.slice(0, complete),
+      y: y.slice(0, complete),
+      customdata: y.slice(0, complete).map(line.format),
+      hovertemplate: "%{customdata}",
+    };
+    if (line.fill) {
+      whole.fill = "tozeroy";
+      whole.fillcolor = color(`${line.color}-fill`);
+    }
+    if (complete === x.length || complete === 0) return [whole];
+    const filling = {
+      ...common,
+      x: x.slice(complete - 1),
+      y: y.slice(complete - 1),
+      hoverinfo: "skip",
+      line: { ...common.line, dash: "dot" },
+    };
+    return [whole, filling];
+  }
+
+  inWords() {
+    const { columns, complete } = this.latest.series;
+    if (complete === 0) return `${this.spec.label}: nothing is known yet.`;
+    const parts = this.spec.lines.map((line) => {
+      const values = (line.value(columns, this.latest) ?? []).slice(0, complete);
+      const present = values.filter((value) => value !== null && value !== undefined);
+      if (present.length === 0) return `${line.label} not known`;
+      const low = line.format(Math.min(...present));
+      const high = line.format(Math.max(...present));
+      return `${line.label} now ${line.format(values.at(-1))}, ${low} to ${high}`;
+    });
+    return `${this.spec.label}: ${parts.join("; ")}.`;
+  }
+
+  hold() {
+    this.held = true;
+  }
+
+  release() {
+    if (this.figure.matches(":hover")) return;
+    this.held = false;
+    this.place = null;
+    if (window.Plotly && this.canvas.data) window.Plotly.Fx.unhover(this.canvas);
+    this.draw();
+  }
+
+  onKey(event) {
+    const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
+    if (event.key === "Escape") {
+      this.release();
+      return;
+    }
+    if (!(event.key in steps) || this.latest === null) return;
+    event.preventDefault();
+    this.hold();
+    const { columns, complete } = this.latest.series;
+    const last = complete - 1;
+    const wanted = (this.place ?? last + 1) + steps[event.key];
+    this.place = Math.max(0, Math.min(last, wanted));
+    const values = this.spec.lines.map((line) => {
+      const all = line.value(columns, this.latest);
+      return `${line.label} ${line.format(all?.[this.place])}`;
+    });
+    setText(this.spoken, `${clock(columns.at[this.place])}: ${values.join(", ")}`);
+    window.Plotly?.Fx.hover(this.canvas, [{ xval: local(columns.at[this.place]) }], ["xy"]);
+  }
+}

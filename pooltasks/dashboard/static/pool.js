@@ -1,0 +1,92 @@
+// The page of one pool.
+
+import { byId, element, setData, setText } from "./dom.js";
+import { clock } from "./format.js";
+import { read, write } from "./address.js";
+import { startFeed } from "./refresh.js";
+import { Series } from "./series.js";
+import { Chart } from "./plots.js";
+import { SPECS } from "./charts.js";
+import { fillCards, fillHealth, fillNodes } from "./cards.js";
+import { fillEvents } from "./events.js";
+
+const start = JSON.parse(byId("start").textContent);
+const windows = start.windows.map(String);
+const series = new Series();
+const charts = [...document.querySelectorAll("[data-chart]")].map(
+  (figure) => new Chart(figure, SPECS[figure.dataset.chart]),
+);
+let seconds = Number(read("window", windows, "300"));
+
+function show(answer) {
+  if (!answer.server.reachable) {
+    unknown("bad", `The server does not answer since ${clock(answer.server.since)}.`);
+    return;
+  }
+  if (answer.window !== seconds) return; // asked before the window was changed
+  series.take(answer, seconds);
+  const context = { series, window: seconds, objective: answer.objective };
+  for (const chart of charts) chart.update(context);
+  fillCards(answer);
+  fillHealth(answer.health);
+  fillNodes(answer.nodes);
+  fillEvents(answer.events);
+  say(answer.verdict.level, answer.verdict.text);
+}
+
+// Nothing is known of the present: the numbers go, the charts keep the past.
+function unknown(level, text) {
+  fillCards({ window: seconds });
+  fillHealth(null);
+  fillNodes([]);
+  say(level, text);
+}
+
+function say(level, text) {
+  const status = byId("status");
+  setData(status, "level", level);
+  setText(status, text);
+}
+
+function choosePool() {
+  const select = byId("pool");
+  select.replaceChildren(
+    ...start.pools.map((name) => element("option", { selected: name === start.pool }, name)),
+  );
+  if (!start.pools.includes(start.pool)) {
+    select.prepend(element("option", { selected: true }, start.pool));
+  }
+  select.addEventListener("change", () => {
+    location.assign(`${start.root}/${encodeURIComponent(select.value)}${location.search}`);
+  });
+}
+
+function markWindow() {
+  for (const button of byId("windows").children) {
+    const chosen = Number(button.dataset.window) === seconds;
+    button.classList.toggle("active", chosen);
+    button.setAttribute("aria-pressed", String(chosen));
+  }
+}
+
+choosePool();
+markWindow();
+const feed = startFeed({
+  url: () => {
+    const since = series.cursor === null ? "" : `&since=${series.cursor}`;
+    return `${start.root}/${start.pool}/data?window=${seconds}${since}`;
+  },
+  onAnswer: show,
+  onState: (state) => {
+    if (state === "away") unknown("bad", "The dashboard itself does not answer.");
+  },
+});
+byId("windows").addEventListener("click", (event) => {
+  const chosen = event.target.dataset.window;
+  if (!chosen) return;
+  seconds = Number(chosen);
+  write("window", chosen, "300");
+  markWindow();
+  series.clear();
+  feed.restart();
+});

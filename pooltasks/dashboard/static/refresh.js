@@ -1,0 +1,40 @@
+// The refresh control and the sign beside it; both pages have them.
+
+import { byId, setData, setText } from "./dom.js";
+import { clock } from "./format.js";
+import { Feed } from "./feed.js";
+import { read, write } from "./address.js";
+
+const TEXT = {
+  paused: "Paused: the tab is hidden",
+  off: "Off",
+  away: "The dashboard does not answer",
+  refused: "Log in again",
+};
+
+// Start asking; returns the feed. onAnswer and onState as in Feed.
+export function startFeed({ url, onAnswer, onState }) {
+  const select = byId("refresh");
+  const sign = byId("live");
+  const text = byId("live-text");
+  let at = null;
+  const feed = new Feed({
+    url,
+    onAnswer: (answer) => {
+      at = answer.at ?? null;
+      onAnswer(answer);
+    },
+    onState: (state) => {
+      setData(sign, "state", state);
+      setText(text, state === "live" ? `Live${at ? ` · ${clock(at)}` : ""}` : TEXT[state]);
+      onState(state);
+    },
+  });
+  select.value = read("refresh", ["0", "1", "5"], "1");
+  select.addEventListener("change", () => {
+    write("refresh", select.value, "1");
+    feed.every(Number(select.value));
+  });
+  feed.every(Number(select.value));
+  return feed;
+}

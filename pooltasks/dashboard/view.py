@@ -1,0 +1,157 @@
+"""The pages' view of a pool, as JSON: None is what is not known, times are server time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pooltasks.metrics.collector import HistoryPoint, PoolMetrics, Quantiles
+    from pooltasks.pools import Pool
+
+
+def overview(
+    pool: Pool, metrics: PoolMetrics, points: Sequence[HistoryPoint], dead_letters: int
+) -> dict[str, Any]:
+    """Return a pool's line in the list of all pools."""
+    work, load = metrics.work, metrics.load
+    return {
+        "at": metrics.at,
+        "pool": pool.name,
+        "verdict": verdict(pool, metrics),
+        "health": asdict(metrics.health) if metrics.health else None,
+        "nodes": _node_states(metrics),
+        "utilization": work.utilization,
+        "wait_p99": work.wait.p99 if work.wait else None,
+        "objective": _objective(pool),
+        "throughput": work.throughput,
+        "error_rate": work.error_rate,
+        "size": load.size,
+        "warm": load.warm,
+        "backlog": load.backlog,
+        "oldest_age": load.oldest_age,
+        "dead_letters": dead_letters,
+        "spark": [_short(point.work.throughput) for point in points],
+    }
+
+
+def metrics(pool: Pool, metrics: PoolMetrics) -> dict[str, Any]:
+    """Return a pool now and over the window: ``Pool.metrics()`` as it is."""
+    return {
+        "pool": pool.name,
+        "verdict": verdict(pool, metrics),
+        "at": metrics.at,
+        "window": metrics.window,
+        "load": asdict(metrics.load),
+        "work": asdict(metrics.work),
+        "health": asdict(metrics.health) if metrics.health else None,
+        "nodes": [asdict(node) for node in metrics.nodes],
+        "objective": _objective(pool),
+    }
+
+
+def concern(line: Mapping[str, Any]) -> float:
+    """Return how much a line of :func:`overview` wants attention, to sort by: 0 for none."""
+    if line["health"] is not None:
+        return float(100 - line["health"]["score"])
+    return 0.0 if line["verdict"]["level"] == "off" else 200.0
+
+
+GOOD, FAIR = 80, 60
+"""Health scores from which on a pool is well, or not quite."""
+
+
+def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
+    """Return how a pool is, as ``level`` (good, fair, bad, off) and in a sentence."""
+    load, work, health = metrics.load, metrics.work, metrics.health
+    live = sum(node.state == "live" for node in metrics.nodes)
+    silent = len(metrics.nodes) - live
+    if not live:
+        who = f"{_plural(silent, 'node')} fell silent" if silent else "no node serves this pool"
+        idle = not silent and load.backlog == 0
+        waiting = "" if idle else f"; {_plural(load.queue_depth, 'operation')} in the queue"
+        return {"level": "off" if idle else "bad", "text": f"{who}{waiting}.".capitalize()}
+    objective = pool.settings.objective
+    problems = []
+    if silent:
+        problems.append(f"{_plural(silent, 'node')} silent")
+    if load.size and load.warm is not None and load.warm < load.size:
+        problems.append(f"{load.warm} of {load.size} workers warm")
+    if load.oldest_age is not None and load.oldest_age * 1000 > objective.wait_ms:
+        problems.append(f"the oldest operation has waited {_duration(load.oldest_age)}")
+    if health and health.costs["waiting"] and work.wait:
+        problems.append(
+            f"wait p{objective.quantile * 100:g} above its objective of {objective.wait_ms:g} ms"
+        )
+    if health and health.costs["errors"]:
+        problems.append(f"{work.error_rate or 0:.2%} of the operations failed")
+    if work.recoveries:
+        problems.append(f"{_plural(work.recoveries, 'worker')} died")
+    score = health.score if health else 0.0
+    level = "good" if score >= GOOD else "fair" if score >= FAIR else "bad"
+    text = "; ".join(problems) or f"{_plural(live, 'node')}, {_plural(load.warm, 'warm worker')}"
+    return {"level": level, "text": f"{text[0].upper()}{text[1:]}."}
+
+
+def _plural(number: int | None, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+_COLUMNS: dict[str, Callable[[HistoryPoint], Any]] = {
+    "at": lambda point: point.at,
+    "utilization": lambda point: _short(point.work.utilization),
+    "throughput": lambda point: _short(point.work.throughput),
+    "wait_p50": lambda point: _quantile(point.work.wait, "p50"),
+    "wait_p99": lambda point: _quantile(point.work.wait, "p99"),
+    "run_p50": lambda point: _quantile(point.work.run, "p50"),
+    "run_p99": lambda point: _quantile(point.work.run, "p99"),
+    "error_rate": lambda point: _short(point.work.error_rate),
+    "errors": lambda point: point.work.errors,
+    "size": lambda point: point.load.size,
+    "warm": lambda point: point.load.warm,
+    "busy": lambda point: point.load.busy,
+    "backlog": lambda point: point.load.backlog,
+    "oldest_age": lambda point: _short(point.load.oldest_age),
+}
+
+
+def series(points: Iterable[HistoryPoint], step: int, *, whole: bool) -> dict[str, Any]:
+    """Return what the charts show, a column for each number.
+
+    Args:
+        points: Oldest first; the last one may be incomplete.
+        step: Seconds of a point.
+        whole: Whether these are all points of the window.
+    """
+    rows = list(points)
+    return {
+        "step": step,
+        "whole": whole,
+        "complete": sum(point.complete for point in rows),
+        "columns": {name: [value(point) for point in rows] for name, value in _COLUMNS.items()},
+    }
+
+
+def _objective(pool: Pool) -> dict[str, float]:
+    objective = pool.settings.objective
+    return {"wait": objective.wait_ms / 1000, "quantile": objective.quantile}
+
+
+def _node_states(metrics: PoolMetrics) -> dict[str, int]:
+    states = [node.state for node in metrics.nodes]
+    return {state: states.count(state) for state in ("live", "stale")}
+
+
+def _quantile(quantiles: Quantiles | None, name: str) -> float | None:
+    return _short(getattr(quantiles, name)) if quantiles else None
+
+
+def _short(number: float | None) -> float | None:
+    """Return a number for a chart: four digits are more than a pixel tells."""
+    return None if number is None else float(f"{number:.4g}")

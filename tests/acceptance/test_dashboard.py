@@ -1,0 +1,223 @@
+"""``pooltasks dashboard``: Flower with the pages of the pools, and who may see them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from deployment import DEADLINE, Deployment, wait_until
+
+from pooltasks import Pool
+from pooltasks.embedded import reserved_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pooltasks.embedded import EmbeddedServer
+
+pytest.importorskip("flower", reason="the extra 'dashboard' is not installed")
+
+CONFIGURATION = """
+[pools.code]
+imports = ["sample_operations"]
+pool_size = 2
+"""
+ACCOUNT = "operator:secret"
+
+
+class Dashboard:
+    """A dashboard process, and what it answers."""
+
+    def __init__(self, deployment: Deployment, port: int, prefix: str = "") -> None:
+        self.deployment = deployment
+        self.address = f"http://127.0.0.1:{port}"
+        self.prefix = prefix
+
+    def ask(
+        self,
+        path: str,
+        *,
+        account: str | None = ACCOUNT,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, str, dict[str, str]]:
+        """Return status, text and headers of the answer."""
+        request = urllib.request.Request(  # noqa: S310  the address is ours
+            self.address + self.prefix + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers=headers or {},
+        )
+        if account is not None:
+            login = b64encode(account.encode()).decode()
+            request.add_header("Authorization", f"Basic {login}")
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as response:  # noqa: S310  as above
+                status, raw, its = response.status, response.read(), dict(response.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                status, raw, its = error.code, error.read(), dict(error.headers)
+        if its.get("Content-Encoding") == "gzip":
+            raw = gzip.decompress(raw)
+        return status, raw.decode(), its
+
+    def json(self, path: str) -> Any:
+        status, text, _ = self.ask(path)
+        assert status == 200, text
+        return json.loads(text)
+
+
+@contextmanager
+def running(deployment: Deployment, *options: str, prefix: str = "") -> Iterator[Dashboard]:
+    with reserved_port(None) as port:
+        pass
+    log = deployment.folder / f"dashboard-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            deployment.command(
+                "pooltasks", "dashboard", f"--port={port}", "--address=127.0.0.1", *options
+            ),
+            env=deployment.environment,
+            cwd=deployment.folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    dashboard = Dashboard(deployment, port, prefix)
+
+    def up() -> bool:
+        assert process.poll() is None, log.read_text(errors="replace")
+        try:
+            return dashboard.ask("/healthcheck")[0] == 200
+        except OSError:
+            return False
+
+    try:
+        wait_until(up, "the dashboard answers")
+        yield dashboard
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+@pytest.fixture(scope="module")
+def place(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A configuration and an empty database, without a node."""
+    with Deployment(
+        tmp_path_factory.mktemp("dashboard"), valkey.url.removesuffix("/0") + "/3"
+    ) as deployment:
+        deployment.redis.flushdb()
+        deployment.app = deployment.configure(CONFIGURATION)
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def guarded(place: Deployment) -> Iterator[Dashboard]:
+    """A dashboard behind a password."""
+    with running(place, f"--basic-auth={ACCOUNT}") as dashboard:
+        yield dashboard
+
+
+def files_of(page: str) -> list[str]:
+    return re.findall(r'"(/[^"]*/-/files/[^"]+)"', page)
+
+
+def test_pages_data_and_files_are_there_and_load_nothing_from_elsewhere(
+    guarded: Dashboard,
+) -> None:
+    for path in ("/pools", "/pools/code", "/pools/control"):
+        status, page, headers = guarded.ask(path)
+        assert status == 200
+        assert "default-src 'self'" in headers["Content-Security-Policy"]
+        assert files_of(page)
+        assert re.findall(r'(?:src|href)="(?!/|#)([^"]+)"', page) == [
+            # Flower's own links in its navigation; a link loads nothing.
+            "https://flower.readthedocs.io/",
+            "https://github.com/mher/flower",
+        ]
+        for file in files_of(page):
+            status, content, headers = guarded.ask(file)
+            assert status == 200
+            assert content
+            assert "immutable" in headers["Cache-Control"]
+    assert [pool["pool"] for pool in guarded.json("/pools/-/data")["pools"]] == ["code", "control"]
+    assert guarded.json("/pools/code/data?window=60")["load"]["warm"] is None
+
+
+def test_flower_is_still_there_and_leads_to_the_pools(guarded: Dashboard) -> None:
+    for path in ("/", "/workers", "/tasks"):
+        status, page, _ = guarded.ask(path)
+        assert status == 200
+        assert 'href="/pools"' in page
+
+
+@pytest.mark.parametrize("account", [None, "operator:guess"])
+def test_a_stranger_gets_nothing(guarded: Dashboard, account: str | None) -> None:
+    files = files_of(guarded.ask("/pools/code")[1])
+    assert files
+    for path in ("/pools", "/pools/code", "/pools/-/data", "/pools/code/data", *files):
+        status, text, _ = guarded.ask(path, account=account)
+        assert (path, status) == (path, 401)
+        assert "code" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/pools/absent", 404),
+        ("/pools/absent/data", 404),
+        ("/pools/<script>alert(1)</script>", 404),
+        ("/pools/code/data?window=61", 400),
+        ("/pools/code/data?window=x", 400),
+        ("/pools/code/data?since=x", 400),
+        ("/pools/-/files/0123/pool.js", 404),
+        ("/pools/-/files/0123/../app.py", 404),
+    ],
+)
+def test_nonsense_is_refused(guarded: Dashboard, path: str, status: int) -> None:
+    found, text, _ = guarded.ask(path.replace("<", "%3C").replace(">", "%3E"))
+    assert found == status
+    assert "<script>alert" not in text
+
+
+def test_everything_moves_below_a_prefix(place: Deployment) -> None:
+    with running(
+        place, f"--basic-auth={ACCOUNT}", "--url-prefix=flower", prefix="/flower"
+    ) as dashboard:
+        status, page, _ = dashboard.ask("/pools/code")
+        assert status == 200
+        assert '"root": "/flower/pools"' in page
+        files = files_of(page)
+        assert files
+        assert all(file.startswith("/flower/pools/-/files/") for file in files)
+        for file in files:
+            assert dashboard.ask(file.removeprefix("/flower"))[0] == 200
+        assert dashboard.json("/pools/-/data")["pools"]
+        assert 'href="/flower/pools"' in dashboard.ask("/workers")[1]
+
+
+def test_the_numbers_are_those_of_the_pool(guarded: Dashboard) -> None:
+    place = guarded.deployment
+    place.start_node("-Q", "pool.code")
+    pool = Pool("code", app=place.app)
+    for number in range(20):
+        assert pool.execute("sample_operations.add", [number], timeout=DEADLINE) == number
+
+    def agree() -> bool:
+        page = guarded.json("/pools/code/data?window=300")
+        work = pool.metrics(300).work
+        return bool(
+            work.wait is not None
+            and page["work"]["wait"] is not None
+            and page["work"]["operations"]["success"] == work.operations["success"] == 20
+            and page["work"]["wait"]["p99"] == work.wait.p99
+            and page["load"]["warm"] == 2
+        )
+
+    wait_until(agree, "the page says what Pool.metrics() says")

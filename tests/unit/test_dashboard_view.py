@@ -1,0 +1,211 @@
+"""What the pages of the pools say, from samples."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pooltasks import keys
+from pooltasks.dashboard import view
+from pooltasks.dashboard.events import events_of
+from pooltasks.dashboard.reader import PoolReader
+from pooltasks.dashboard.recent import RecentSamples
+from pooltasks.metrics.counts import Counts
+from pooltasks.metrics.histogram import Histogram
+from pooltasks.metrics.samples import Sample, SampleStore
+from pooltasks.settings import Objective
+from pooltasks.telemetry import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from pooltasks.app import PoolApp
+
+NODE = "code@host/1"
+
+
+@pytest.fixture
+def client() -> redis.Redis:
+    return pytest.importorskip("fakeredis").FakeRedis()
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> SampleStore:
+    return SampleStore(client, "code", ["pool.code"], Objective())
+
+
+def worked(seconds: float = 0.01, successes: int = 10, failures: int = 0) -> Counts:
+    run, wait = Histogram(), Histogram()
+    for _ in range(successes + failures):
+        run.add(seconds)
+        wait.add(seconds / 10)
+    return Counts(
+        outcomes=Counter({Outcome.SUCCESS: successes, Outcome.FAILURE: failures}),
+        busy=0.5,
+        process=2.0,
+        wait=wait,
+        run=run,
+    )
+
+
+def sample(number: int, **changes: Any) -> Sample:
+    its: dict[str, Any] = {
+        "number": number,
+        "interval": 1.0,
+        "size": 2,
+        "warm": 2,
+        "busy": 1,
+        "reserved": 0,
+        "reserved_age": 0.0,
+        "counts": worked(),
+        **changes,
+    }
+    return Sample(**its)
+
+
+def now_of(client: redis.Redis) -> float:
+    seconds, microseconds = client.time()
+    return seconds + microseconds / 1e6
+
+
+def put(client: redis.Redis, its: Sample, age: float, node: str = NODE) -> None:
+    """Write a sample as of ``age`` seconds ago."""
+    now = now_of(client)
+    fields = {**its.fields(), "depth": 0, "oldest": ""}
+    client.xadd(keys.node_samples("code", node), fields, id=f"{int((now - age) * 1000)}-{0}")
+    client.zadd(keys.pool_nodes("code"), {node: now - age})
+
+
+def kinds(client: redis.Redis) -> list[str]:
+    queue, samples = SampleStore(client, "code", ["pool.code"], Objective()).read(3600)
+    return [event["kind"] for event in events_of(samples, queue.at)]
+
+
+def test_recent_samples_are_those_of_the_store(client: redis.Redis, store: SampleStore) -> None:
+    recent = RecentSamples(client, "code", ["pool.code"], Objective())
+    for number in range(5):
+        put(client, sample(number), age=2 - number / 4)
+        _, expected = store.read(300)
+        _, found = recent.read(300)
+        assert found == expected
+
+
+def test_recent_samples_fetch_more_when_more_is_asked_for(client: redis.Redis) -> None:
+    recent = RecentSamples(client, "code", ["pool.code"], Objective())
+    put(client, sample(0), age=200)
+    put(client, sample(1), age=10)
+    assert [one.sample.number for one in recent.read(60)[1][NODE]] == [1]
+    assert [one.sample.number for one in recent.read(300)[1][NODE]] == [0, 1]
+    assert [one.sample.number for one in recent.read(60)[1][NODE]] == [1]
+
+
+def test_a_sample_that_was_sent_twice_replaces_its_first_version(client: redis.Redis) -> None:
+    recent = RecentSamples(client, "code", ["pool.code"], Objective())
+    put(client, sample(0), age=30)
+    put(client, sample(1, busy=0), age=29)
+    assert len(recent.read(60)[1][NODE]) == 2
+    put(client, sample(1, busy=2), age=1)  # after half a minute without an answer
+    its = recent.read(60)[1][NODE]
+    assert [(one.sample.number, one.sample.busy) for one in its] == [(0, 1), (1, 2)]
+
+
+def test_events_tell_of_sizes_deaths_and_silence(client: redis.Redis) -> None:
+    put(client, sample(0), age=30)
+    put(client, sample(1, size=4), age=29)
+    lost = Counts(outcomes=Counter({Outcome.LOST: 2}), recoveries=1)
+    put(client, sample(2, size=4, counts=lost), age=28)
+    assert kinds(client) == [
+        "node-silent",
+        "operations-lost",
+        "workers-replaced",
+        "resized",
+        "node-started",
+    ]
+    put(client, sample(3, size=4), age=2)
+    put(client, sample(4, size=0, stopped=True), age=1)
+    assert kinds(client)[:3] == ["node-stopped", "node-back", "node-silent"]
+
+
+@pytest.fixture
+def reader(make_app: Callable[..., PoolApp], client: redis.Redis) -> PoolReader:
+    app = make_app(pools={"code": {"objective": {"wait_ms": 50}}})
+    return PoolReader(app, client, "code")
+
+
+def test_a_page_is_what_pool_metrics_gives_and_json(
+    reader: PoolReader, client: redis.Redis
+) -> None:
+    put(client, sample(0), age=3)
+    put(client, sample(1, counts=worked(failures=1)), age=2)
+    page = reader.page(60, None)
+    assert page["work"]["operations"]["success"] == 20
+    assert page["work"]["error_rate"] == pytest.approx(1 / 21)
+    assert page["load"]["warm"] == 2
+    assert page["series"]["whole"]
+    assert len(page["series"]["columns"]["at"]) == 60
+    assert sum(filter(None, page["series"]["columns"]["throughput"])) == pytest.approx(21)
+    json.dumps(page, allow_nan=False)
+
+
+def test_what_is_not_known_is_none_never_zero(reader: PoolReader) -> None:
+    page = reader.page(60, None)
+    assert page["work"]["throughput"] is None
+    assert page["load"]["warm"] is None
+    assert page["health"] is None
+    assert set(page["series"]["columns"]["throughput"]) == {None}
+    assert page["verdict"] == {"level": "off", "text": "No node serves this pool."}
+
+
+def test_after_the_first_answer_only_new_points_are_sent(
+    reader: PoolReader, client: redis.Redis
+) -> None:
+    put(client, sample(0), age=3)
+    first = reader.page(300, None)
+    then = reader.page(300, first["cursor"])
+    assert not then["series"]["whole"]
+    assert len(then["series"]["columns"]["at"]) <= 4
+    assert then["series"]["columns"]["at"][0] == first["cursor"]
+    older = reader.page(300, first["cursor"] - 1000)
+    assert older["series"]["whole"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "text"),
+    [
+        ({}, "good", "1 node, 2 warm workers."),
+        ({"warm": 1}, "good", "1 of 2 workers warm."),
+        ({"counts": worked(seconds=5)}, "fair", "Wait p99 above its objective of 50 ms."),
+        ({"counts": worked(failures=10), "warm": 0}, "bad", "0 of 2 workers warm; 50.00% of"),
+    ],
+)
+def test_the_verdict_says_what_is_wrong(
+    reader: PoolReader, client: redis.Redis, changes: dict[str, Any], level: str, text: str
+) -> None:
+    put(client, sample(0, **changes), age=1)
+    verdict = reader.page(60, None)["verdict"]
+    assert verdict["level"] == level
+    assert verdict["text"].startswith(text)
+
+
+def test_a_pool_whose_nodes_are_gone_is_the_worst(reader: PoolReader, client: redis.Redis) -> None:
+    put(client, sample(0), age=5)
+    line = reader.overview()
+    assert line["verdict"] == {
+        "level": "bad",
+        "text": "1 node fell silent; 0 operations in the queue.",
+    }
+    assert view.concern(line) > 100
+
+
+def test_operations_that_nobody_serves_are_the_worst(
+    reader: PoolReader, client: redis.Redis
+) -> None:
+    client.lpush("pool.code", "{}")
+    line = reader.overview()
+    assert line["verdict"]["text"] == "No node serves this pool; 1 operation in the queue."
+    assert view.concern(line) > 100
