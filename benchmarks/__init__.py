@@ -1,0 +1,4 @@
+"""How fast pooltasks is, beside stock Celery and the other queues on Redis.
+
+``scripts/bench broker``. Not part of the library, and not installed.
+"""

@@ -1,0 +1,132 @@
+"""The command ``scripts/bench``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import redis
+
+from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Size, measure
+from benchmarks.report import table, targets, typical
+from pooltasks.embedded import EmbeddedServer
+
+if TYPE_CHECKING:
+    from benchmarks.report import Rounds
+
+NAMES = tuple(candidate.name for candidate in CANDIDATES)
+MEASURES = ("drain", "enqueue", "batch", "round_trip_p50", "round_trip_p99", "commands")
+
+
+def chosen(_: click.Context, __: click.Parameter, value: str | None) -> list[Candidate]:
+    """Return the systems that ``--only`` names, all by default."""
+    if value is None:
+        return list(CANDIDATES)
+    modules = {candidate.module: candidate for candidate in CANDIDATES}
+    names = value.split(",")
+    if unknown := [name for name in names if name not in modules]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of: {', '.join(modules)}")
+    return [modules[name] for name in names]
+
+
+@click.group()
+def main() -> None:
+    """Measure pooltasks beside others."""
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--operations",
+    type=click.IntRange(min=100),
+    default=4000,
+    show_default=True,
+    help="Sent and drained in a round.",
+)
+@click.option(
+    "--round-trips",
+    type=click.IntRange(min=100),
+    default=300,
+    show_default=True,
+    help="On the idle pool, in a round.",
+)
+@click.option(
+    "--only",
+    "candidates",
+    callback=chosen,
+    metavar="A,B",
+    help=f"Only these systems: {', '.join(candidate.module for candidate in CANDIDATES)}.",
+)
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file."
+)
+def broker(
+    rounds: int,
+    operations: int,
+    round_trips: int,
+    candidates: list[Candidate],
+    json_path: Path | None,
+) -> None:
+    """Measure the way of an operation through the broker, and back.
+
+    All systems run in turn, round by round, on one server. A system that fails
+    is measured no more, and its reason is shown. Exits with 0 when every system
+    could be measured, whether the targets hold or not.
+    """
+    measured: list[Rounds] = []
+    versions: dict[str, dict[str, str]] = {}
+    failures: dict[str, str] = {}
+    size = Size(operations, round_trips)
+    with (
+        tempfile.TemporaryDirectory(prefix="pooltasks-bench-") as folder,
+        EmbeddedServer(Path(folder) / "data") as server,
+        redis.Redis.from_url(server.url) as client,
+    ):
+        server_version = client.info("server").get("valkey_version")
+        for number in range(1, rounds + 1):
+            measured.append({})
+            for candidate in candidates:
+                if candidate.name in failures:
+                    continue
+                click.echo(f"round {number} of {rounds}: {candidate.name}", err=True)
+                try:
+                    result, versions[candidate.name] = measure(
+                        candidate, size, client, server.url, Path(folder)
+                    )
+                except BrokenRoundError as error:
+                    failures[candidate.name] = str(error)
+                else:
+                    measured[-1][candidate.name] = result
+    reached = targets(measured)
+    click.echo(table(measured, [candidate.name for candidate in candidates], failures))
+    click.echo("\nTargets\n" + "\n".join(map(str, reached)))
+    if json_path is not None:
+        document: dict[str, Any] = {
+            "machine": {
+                "cpus": os.cpu_count(),
+                "python": platform.python_version(),
+                "valkey": server_version,
+            },
+            "size": size._asdict(),
+            "versions": versions,
+            "systems": {
+                name: {each: typical(measured, name, each) for each in MEASURES}
+                for name in versions
+            },
+            "rounds": [{name: asdict(it) for name, it in each.items()} for each in measured],
+            "targets": [{**target._asdict(), "holds": target.holds} for target in reached],
+            "failures": failures,
+        }
+        json_path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    if failures:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/bench")

@@ -1,0 +1,1 @@
+"""One module a system under test; imported only where that system is installed."""

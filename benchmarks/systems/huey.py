@@ -1,0 +1,48 @@
+"""huey: two worker processes; waits for a result by looking every millisecond."""
+
+from __future__ import annotations
+
+import time
+
+from huey import RedisHuey
+
+from benchmarks.system import PROCESSES, System, program, server_url
+
+huey = RedisHuey("benchmark", url=server_url())
+
+
+@huey.task()
+def noop() -> int:
+    """Do nothing."""
+    return 0
+
+
+class Huey(System):
+    """huey; takes an operation off its list before it runs it, so a crash loses the operation."""
+
+    workers = (
+        [
+            program("huey_consumer"),
+            "benchmarks.systems.huey.huey",
+            *("-k", "process", "-w", str(PROCESSES), "-q"),
+        ],
+    )
+    distributions = ("huey", "redis")
+
+    def enqueue(self, count: int) -> None:
+        """Call the task."""
+        for _ in range(count):
+            noop()
+
+    def finished(self) -> int:
+        """Count what the hash of results holds."""
+        return self.ask("HLEN", huey.storage.result_key)
+
+    def round_trip(self) -> None:
+        """Look each ms: huey's own wait looks first after 50 ms."""
+        result = noop()
+        while result.get() is None:
+            time.sleep(0.001)
+
+
+SYSTEM = Huey

@@ -1,0 +1,36 @@
+"""pooltasks: a node with two workers; default settings but for the limits in ``pools.toml``."""
+
+from __future__ import annotations
+
+from benchmarks.system import KeyedResults, program
+from pooltasks import operation
+
+
+@operation(pool="benchmark")
+def noop() -> int:
+    """Do nothing."""
+    return 0
+
+
+class Ours(KeyedResults):
+    """pooltasks; acknowledges after it ran an operation and stored its result."""
+
+    workers = (
+        [
+            program("celery"),
+            *("-A", "pooltasks", "worker", "-Q", "pool.benchmark", "-l", "warning"),
+        ],
+    )
+    distributions = ("pooltasks", "celery", "kombu", "redis")
+
+    def enqueue(self, count: int) -> None:
+        """Send with ``.delay()``."""
+        for _ in range(count):
+            self.keys.append(f"celery-task-meta-{noop.delay().id}")
+
+    def round_trip(self) -> None:
+        """Wait with ``.get()``."""
+        noop.delay().get(timeout=10)
+
+
+SYSTEM = Ours
