@@ -11,6 +11,7 @@ from celery.states import FAILURE
 from kombu.exceptions import EncodeError
 
 from pooltasks.broker.serialization import encoding_error
+from pooltasks.broker.waiting import ResultConsumer
 
 _STORE = files("pooltasks.broker").joinpath("store.lua").read_text("utf-8")
 
@@ -23,6 +24,11 @@ class ResultBackend(RedisBackend):
     absent from results of plain Celery tasks and of messages that a stock
     client published.
     """
+
+    ResultConsumer = ResultConsumer
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Do nothing: whoever waits for a result subscribes to it then (``waiting.py``)."""
 
     def encode(self, data: Any) -> Any:
         """Return ``data`` as the stored text.
