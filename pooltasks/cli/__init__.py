@@ -11,13 +11,14 @@ import click
 from pooltasks.cli.check import check
 from pooltasks.cli.dead import dead
 from pooltasks.cli.drain import drain
+from pooltasks.cli.exporter import exporter
 from pooltasks.cli.plan import plan
 from pooltasks.cli.resize import resize
 from pooltasks.cli.simulate import simulate
 from pooltasks.cli.status import status
 from pooltasks.cli.warm import warm
 
-COMMANDS = (check, dead, drain, plan, resize, simulate, status, warm)
+COMMANDS = (check, dead, drain, exporter, plan, resize, simulate, status, warm)
 """What looks after pools that run; each finds its application in click's context."""
 
 

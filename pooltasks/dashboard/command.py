@@ -41,6 +41,7 @@ def dashboard(context: click.Context, flower_options: tuple[str, ...]) -> None:
     from flower.urls import settings  # noqa: PLC0415
 
     from pooltasks.dashboard.app import PoolFlower  # noqa: PLC0415  it imports Flower
+    from pooltasks.metrics.prometheus import register  # noqa: PLC0415  needs what Flower needs
 
     celery: CLIContext = context.obj
     command.warn_about_celery_args_used_in_flower_command(context, flower_options)
@@ -49,6 +50,7 @@ def dashboard(context: click.Context, flower_options: tuple[str, ...]) -> None:
     command.extract_settings()
     command.setup_logging()
     application = PoolFlower(capp=celery.app, options=options, **settings)
+    register(celery.app)  # Flower's /metrics is the default registry
     atexit.register(application.stop)
     signal.signal(signal.SIGTERM, command.sigterm_handler)
     port = application.start_http_server()

@@ -27,6 +27,9 @@ STALE = 3.0
 LEASE = 15.0
 """Seconds of silence, or fifteen intervals, after which a node is no longer shown."""
 
+NodeState = Literal["live", "stale", "lost", "stopped"]
+"""``lost``: it fell silent without saying that it stops."""
+
 
 @dataclass(frozen=True)
 class Quantiles:
@@ -168,8 +171,9 @@ class Collector:
         nodes = tuple(
             node for name, its in sorted(samples.items()) if (node := _node(name, its, queue.at))
         )
-        live = [its[-1] for its in samples.values() if _is_live(its[-1], queue.at)]
-        load = _load(queue, live, stale=any(node.state == "stale" for node in nodes))
+        last = [its[-1] for its in samples.values()]
+        live = [one for one in last if state_of(one, queue.at) == "live"]
+        load = load_of(queue, last)
         within = [one for its in samples.values() for one in its if one.at > queue.at - window]
         counts = Counts.merged(one.sample.counts for one in within) if live and within else None
         work = Work.of(counts, _covered(within, window))
@@ -180,7 +184,9 @@ class Collector:
             load,
             work,
             nodes,
-            self._health(counts, load, nodes) if counts else None,
+            health_of(self._objective, counts, load, sum(node.size for node in nodes))
+            if counts
+            else None,
         )
 
     def history(self, seconds: float = HISTORY, step: int = 1) -> list[HistoryPoint]:
@@ -213,47 +219,63 @@ class Collector:
             )
         return points
 
-    def _health(self, counts: Counts, load: Load, nodes: Sequence[NodeMetrics]) -> Health:
-        allowed_wait = self._objective.wait_ms / 1000
-        return health(
-            wanted=sum(node.size for node in nodes),
-            warm=load.warm or 0,
-            failed=counts.outcomes[Outcome.FAILURE],
-            finished=counts.finished,
-            late=counts.wait.share_above(allowed_wait),
-            allowed_late=1 - self._objective.quantile,
-            oldest_age=load.oldest_age,
-            allowed_wait=allowed_wait,
-            recoveries=counts.recoveries,
-        )
+
+def health_of(objective: Objective, counts: Counts, load: Load, wanted: int) -> Health:
+    """Return the health of a pool from what it did lately and how it stands.
+
+    Args:
+        objective: What waits are measured by.
+        counts: Of the time in question.
+        load: Now.
+        wanted: Workers that its nodes should have, the stale ones too.
+    """
+    allowed_wait = objective.wait_ms / 1000
+    return health(
+        wanted=wanted,
+        warm=load.warm or 0,
+        failed=counts.outcomes[Outcome.FAILURE],
+        finished=counts.finished,
+        late=counts.wait.share_above(allowed_wait),
+        allowed_late=1 - objective.quantile,
+        oldest_age=load.oldest_age,
+        allowed_wait=allowed_wait,
+        recoveries=counts.recoveries,
+    )
 
 
 def _patience(one: StoredSample, seconds: float) -> float:
     return max(seconds, seconds * one.sample.interval)
 
 
-def _is_live(one: StoredSample, now: float) -> bool:
-    return not one.sample.stopped and now - one.at < _patience(one, STALE)
+def state_of(one: StoredSample, now: float) -> NodeState:
+    """Return the state of the node whose last sample this is."""
+    if one.sample.stopped:
+        return "stopped"
+    silent = now - one.at
+    if silent < _patience(one, STALE):
+        return "live"
+    return "stale" if silent < _patience(one, LEASE) else "lost"
 
 
 def _node(name: str, samples: Sequence[StoredSample], now: float) -> NodeMetrics | None:
     """Return a node; None of one that has stopped or whose lease has ended."""
     last = samples[-1]
     sample = last.sample
-    if sample.stopped or now - last.at >= _patience(last, LEASE):
-        return None
-    return NodeMetrics(
-        name=name,
-        state="live" if _is_live(last, now) else "stale",
-        silent=max(0.0, now - last.at),
-        size=sample.size,
-        warm=sample.warm,
-        warming=max(0, sample.size - sample.warm),
-        busy=sample.busy,
-        idle=max(0, sample.warm - sample.busy),
-        reserved=sample.reserved,
-        utilization=sample.counts.utilization,
-    )
+    match state_of(last, now):
+        case "live" | "stale" as state:
+            return NodeMetrics(
+                name=name,
+                state=state,
+                silent=max(0.0, now - last.at),
+                size=sample.size,
+                warm=sample.warm,
+                warming=max(0, sample.size - sample.warm),
+                busy=sample.busy,
+                idle=max(0, sample.warm - sample.busy),
+                reserved=sample.reserved,
+                utilization=sample.counts.utilization,
+            )
+    return None
 
 
 def _covered(samples: Iterable[StoredSample], window: float) -> float:
@@ -261,6 +283,13 @@ def _covered(samples: Iterable[StoredSample], window: float) -> float:
     ends = [one.at for one in samples]
     starts = [one.at - one.sample.interval for one in samples]
     return min(window, max(ends) - min(starts)) if ends else window
+
+
+def load_of(queue: QueueState, last: Iterable[StoredSample]) -> Load:
+    """Return the load of a pool whose nodes have written these samples last."""
+    states = [(state_of(one, queue.at), one) for one in last]
+    live = [one for state, one in states if state == "live"]
+    return _load(queue, live, stale=any(state == "stale" for state, _ in states))
 
 
 def _load(queue: QueueState, nodes: Sequence[StoredSample], *, stale: bool) -> Load:
@@ -296,7 +325,7 @@ def _loads(samples: Mapping[str, Sequence[StoredSample]], first: int, end: int) 
         for node, its in enumerate(by_node):
             if second in its:
                 present[node] = its[second]
-            elif node in present and not _is_live(present[node], second):
+            elif node in present and state_of(present[node], second) != "live":
                 del present[node]
         if present:
             # Each node read the queue; the last to do so knows best.

@@ -50,6 +50,18 @@ class Counts:
             whole.categories.update(part.categories)
         return whole
 
+    def since(self, earlier: Counts) -> Counts:
+        """Return what was counted after ``earlier``, which was a part of this."""
+        return Counts(
+            outcomes=self.outcomes - earlier.outcomes,
+            categories=self.categories - earlier.categories,
+            recoveries=self.recoveries - earlier.recoveries,
+            busy=self.busy - earlier.busy,
+            process=self.process - earlier.process,
+            wait=self.wait.since(earlier.wait),
+            run=self.run.since(earlier.run),
+        )
+
     @property
     def finished(self) -> int:
         """Operations that will not be run again."""

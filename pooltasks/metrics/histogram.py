@@ -88,6 +88,14 @@ class Histogram:
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
         self.total += seconds
 
+    def since(self, earlier: Histogram) -> Histogram:
+        """Return the durations that were counted after ``earlier``, which was a part of this."""
+        counts = {
+            bucket: count - earlier.counts.get(bucket, 0) for bucket, count in self.counts.items()
+        }
+        changed = {bucket: count for bucket, count in counts.items() if count}
+        return Histogram(changed, self.total - earlier.total)
+
     @property
     def count(self) -> int:
         """How many durations it holds."""

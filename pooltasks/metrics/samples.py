@@ -11,6 +11,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pooltasks import keys
@@ -227,14 +228,17 @@ class SampleStore:
         )
         return _queue_state(*reply)
 
+    def ask(self, client: redis.Redis, seconds: float) -> Any:
+        """Have a client or pipeline ask for the queue and the nodes of the last ``seconds``."""
+        lists = [keys.pool_nodes(self.pool), *self._lists]
+        return self._read(keys=lists, args=[seconds], client=client)
+
     def read(self, seconds: float) -> tuple[QueueState, dict[str, list[StoredSample]]]:
         """Return the queue now, and each node's samples of the last ``seconds``, oldest first.
 
         Nodes that wrote none in that time are left out.
         """
-        now, depth, oldest, nodes = self._read(
-            keys=[keys.pool_nodes(self.pool), *self._lists], args=[seconds]
-        )
+        now, depth, oldest, nodes = self.ask(self._client, seconds)
         queue = _queue_state(now, depth, oldest)
         names = [node.decode() for node in nodes]
         first = max(0, int((queue.at - seconds) * 1000))
@@ -247,6 +251,33 @@ class SampleStore:
             for name, its in zip(names, entries, strict=True)
             if (samples := _stored(its))
         }
+
+
+def read_last(
+    client: redis.Redis, stores: Sequence[SampleStore]
+) -> list[tuple[QueueState, list[StoredSample]]]:
+    """Return, for each pool, its queue now and the last sample of each node of the last hour.
+
+    All pools are read at once, in two round trips (three the first time).
+
+    Raises:
+        redis.RedisError: The server does not answer.
+    """
+    pipeline = client.pipeline(transaction=False)
+    for store in stores:
+        store.ask(pipeline, HISTORY)
+    queues = pipeline.execute()
+    for store, (_, _, _, nodes) in zip(stores, queues, strict=True):
+        for node in nodes:
+            pipeline.xrevrange(keys.node_samples(store.pool, node.decode()), count=1)
+    entries = iter(pipeline.execute())
+    return [
+        (
+            _queue_state(now, depth, oldest),
+            [one for its in islice(entries, len(nodes)) for one in _stored(its)],
+        )
+        for now, depth, oldest, nodes in queues
+    ]
 
 
 def _stored(entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[StoredSample]:

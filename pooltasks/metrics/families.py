@@ -1,0 +1,188 @@
+"""Families: standings as metrics, with the names that Prometheus sees.
+
+What is not known has no series. Counters and histograms are totals over all
+nodes and outlive them. A histogram's bounds end where fine buckets end, so each
+is exact; because a rule cannot name them, operations that waited longer than
+the objective allows have a counter of their own, ``…_late_total``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from pooltasks import keys
+from pooltasks.errors import Category
+from pooltasks.metrics.histogram import lower_bound
+from pooltasks.metrics.totals import bounds
+from pooltasks.telemetry import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from prometheus_client import Metric
+
+    from pooltasks.metrics.collector import NodeState
+    from pooltasks.metrics.histogram import Histogram
+    from pooltasks.metrics.standings import Standing
+    from pooltasks.metrics.totals import Totals
+    from pooltasks.settings import PoolSettings
+
+_SHOWN: tuple[NodeState, ...] = ("live", "stale", "lost")
+
+
+def families(
+    pools: Mapping[str, PoolSettings], standings: Mapping[str, Standing], *, up: bool | None
+) -> list[Metric]:
+    """Return every family, without series where nothing is known.
+
+    Args:
+        pools: The settings of each pool.
+        standings: How each stands; empty if that is not known.
+        up: Whether the server could be read; None if that was not tried yet.
+    """
+    server = _Gauge("pooltasks_up", "1 if the Redis server could be read, 0 if not.")
+    server.show([], up)
+    return [
+        server,
+        *_of_settings(pools),
+        *_of_load(standings),
+        *_of_nodes(standings),
+        *_of_totals(
+            {pool: its.totals for pool, its in standings.items() if its.totals is not None}
+        ),
+        *_of_durations(pools, standings),
+    ]
+
+
+class _Gauge(GaugeMetricFamily):
+    """A gauge; what is None has no series."""
+
+    def __init__(self, name: str, documentation: str, *labels: str) -> None:
+        super().__init__(name, documentation, labels=labels)
+
+    def show(self, labels: Sequence[str], value: float | None) -> None:
+        if value is not None:
+            self.add_metric(labels, value)
+
+
+def _of_settings(pools: Mapping[str, PoolSettings]) -> list[Metric]:
+    info = _Gauge(
+        "pooltasks_pool_info", "1 for each configured pool, with its queue.", "pool", "queue_name"
+    )
+    wait = _Gauge("pooltasks_objective_wait_seconds", "The wait that the objective allows.", "pool")
+    ratio = _Gauge(
+        "pooltasks_objective_ratio", "The share of operations that are to wait less.", "pool"
+    )
+    for pool, settings in pools.items():
+        info.show([pool, keys.queue(pool)], 1)
+        wait.show([pool], settings.objective.wait_ms / 1000)
+        ratio.show([pool], settings.objective.quantile)
+    return [info, wait, ratio]
+
+
+def _of_load(standings: Mapping[str, Standing]) -> list[Metric]:
+    size = _Gauge("pooltasks_size", "Workers that the live nodes should have.", "pool")
+    workers = _Gauge("pooltasks_workers", "Workers of the live nodes.", "pool", "state")
+    length = _Gauge("pooltasks_queue_length", "Operations in the queue.", "pool")
+    backlog = _Gauge(
+        "pooltasks_backlog", "Operations that no worker has started, reserved ones too.", "pool"
+    )
+    age = _Gauge(
+        "pooltasks_oldest_age_seconds", "For how long the oldest of the backlog has waited.", "pool"
+    )
+    dead = _Gauge("pooltasks_dead_letters", "Operations that were set aside.", "pool")
+    for pool, standing in standings.items():
+        load = standing.load
+        size.show([pool], load.size)
+        for state in ("busy", "idle", "warming"):
+            workers.show([pool, state], getattr(load, state))
+        length.show([pool], load.queue_depth)
+        backlog.show([pool], load.backlog)
+        age.show([pool], load.oldest_age)
+        dead.show([pool], standing.dead_letters)
+    return [size, workers, length, backlog, age, dead]
+
+
+def _of_nodes(standings: Mapping[str, Standing]) -> list[Metric]:
+    nodes = _Gauge(
+        "pooltasks_nodes",
+        "Nodes; stale: silent for seconds, lost: silent for longer, shown for an hour.",
+        "pool",
+        "state",
+    )
+    utilization = _Gauge(
+        "pooltasks_utilization_ratio", "Busy seconds / process seconds, now.", "pool"
+    )
+    health = _Gauge("pooltasks_health_score", "0 to 100, of the last minute.", "pool")
+    for pool, standing in standings.items():
+        for state in _SHOWN:
+            nodes.show([pool, state], standing.nodes[state])
+        utilization.show([pool], standing.utilization)
+        health.show([pool], standing.health.score if standing.health else None)
+    return [nodes, utilization, health]
+
+
+def _of_totals(totals: Mapping[str, Totals]) -> list[Metric]:
+    operations = CounterMetricFamily(
+        "pooltasks_operations", "Operations that left a worker.", labels=["pool", "outcome"]
+    )
+    errors = CounterMetricFamily(
+        "pooltasks_errors", "Errors, those that were retried too.", labels=["pool", "category"]
+    )
+    late = CounterMetricFamily(
+        "pooltasks_late_operations",
+        "Operations that waited longer than the objective.",
+        labels=["pool"],
+    )
+    recoveries = CounterMetricFamily(
+        "pooltasks_recoveries", "Workers that died and were replaced.", labels=["pool"]
+    )
+    busy = CounterMetricFamily(
+        "pooltasks_busy_seconds", "Time in which workers had an operation.", labels=["pool"]
+    )
+    process = CounterMetricFamily(
+        "pooltasks_process_seconds", "Time in which workers could have one.", labels=["pool"]
+    )
+    for pool, its in totals.items():
+        counts = its.counts
+        for outcome in Outcome:
+            operations.add_metric([pool, outcome], counts.outcomes[outcome])
+        for category in Category:
+            errors.add_metric([pool, category], counts.categories[category])
+        late.add_metric([pool], its.late)
+        recoveries.add_metric([pool], counts.recoveries)
+        busy.add_metric([pool], counts.busy)
+        process.add_metric([pool], counts.process)
+    return [operations, errors, late, recoveries, busy, process]
+
+
+def _of_durations(
+    pools: Mapping[str, PoolSettings], standings: Mapping[str, Standing]
+) -> list[Metric]:
+    wait = HistogramMetricFamily(
+        "pooltasks_wait_seconds", "From published or due until started.", labels=["pool"]
+    )
+    run = HistogramMetricFamily(
+        "pooltasks_run_seconds", "From started until finished.", labels=["pool"]
+    )
+    for pool, standing in standings.items():
+        if standing.totals is None:
+            continue
+        limits = bounds(pools[pool].objective)
+        counts = standing.totals.counts
+        for family, histogram in ((wait, counts.wait), (run, counts.run)):
+            family.add_metric([pool], _buckets(histogram, limits), histogram.total)
+    return [wait, run]
+
+
+def _buckets(histogram: Histogram, limits: Sequence[int]) -> list[tuple[str, float]]:
+    """Return the cumulative counts; a bound that was another objective's joins the next one."""
+    within = [0] * (len(limits) + 1)
+    for bucket, count in histogram.counts.items():
+        within[bisect_left(limits, bucket)] += count
+    bound = [f"{lower_bound(limit + 1):.4g}" for limit in limits]
+    return list(zip([*bound, "+Inf"], accumulate(within), strict=True))

@@ -1,0 +1,149 @@
+"""Standings: how all pools of an application stand, read together.
+
+What a scrape shows. It is made of the last sample of each node and of the
+totals, whose cost does not grow with the history that is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pooltasks import keys
+from pooltasks.broker.queues import lists_of
+from pooltasks.metrics.collector import health_of, load_of, state_of
+from pooltasks.metrics.samples import SampleStore, read_last
+from pooltasks.metrics.totals import Totals
+from pooltasks.settings import CONTROL_POOL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+    from celery import Celery
+
+    from pooltasks.metrics.collector import Load, NodeState
+    from pooltasks.metrics.counts import Counts
+    from pooltasks.metrics.health import Health
+    from pooltasks.metrics.samples import QueueState, StoredSample
+    from pooltasks.settings import Objective, PoolSettings
+
+WINDOW = 60.0
+"""Seconds of which the health score speaks; longer if standings are read less often."""
+_STEP = 5.0
+"""Seconds between the totals that are kept for it."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One pool now; None where something is not known."""
+
+    load: Load
+    nodes: Counter[NodeState]
+    utilization: float | None
+    """Busy seconds ÷ process seconds (0–1) of the live nodes' last samples."""
+    health: Health | None
+    """None until standings were read twice."""
+    totals: Totals | None
+    dead_letters: int
+
+
+class Standings:
+    """Reads how the pools stand; made for one thread.
+
+    Args:
+        app: The application. Its configured pools and the control pool are read,
+            those without metrics left out.
+        client: A client of its own, with ``decode_responses=False``.
+    """
+
+    def __init__(self, app: Celery, client: redis.Redis) -> None:
+        settings = app.pooltasks.settings
+        named = {
+            pool: settings.pool_settings(pool)
+            for pool in dict.fromkeys([*settings.pools, CONTROL_POOL])
+        }
+        self.pools: dict[str, PoolSettings] = {
+            pool: its for pool, its in named.items() if its.enable_metrics
+        }
+        self._client = client
+        self._stores = [
+            SampleStore(client, pool, lists_of(app, keys.queue(pool)), its.objective)
+            for pool, its in self.pools.items()
+        ]
+        self._earlier: deque[tuple[float, dict[str, Totals | None]]] = deque()
+
+    def read(self) -> dict[str, Standing]:
+        """Return the standing of each pool.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        readings = dict(zip(self.pools, self._readings(), strict=True))
+        now = max((its.queue.at for its in readings.values()), default=0.0)
+        before = self._a_window_before(now, {pool: its.totals for pool, its in readings.items()})
+        return {
+            pool: its.standing(before.get(pool), self.pools[pool].objective)
+            for pool, its in readings.items()
+        }
+
+    def _readings(self) -> Iterator[_Reading]:
+        last = read_last(self._client, self._stores)
+        pipeline = self._client.pipeline(transaction=False)
+        for pool in self.pools:
+            pipeline.hgetall(keys.pool_totals(pool))
+            pipeline.hlen(keys.dead_letters(keys.queue(pool)))
+        replies = iter(pipeline.execute())
+        for queue, samples in last:
+            yield _Reading(queue, samples, Totals.of(next(replies)), next(replies))
+
+    def _a_window_before(
+        self, now: float, totals: dict[str, Totals | None]
+    ) -> dict[str, Totals | None]:
+        """Return the totals of a window ago, or the oldest that there are; keep these for later."""
+        earlier = self._earlier
+        while len(earlier) > 1 and earlier[1][0] <= now - WINDOW:
+            earlier.popleft()
+        before = earlier[0][1] if earlier else {}
+        if not earlier or now - earlier[-1][0] >= _STEP:
+            earlier.append((now, totals))
+        return before
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What the server holds of one pool."""
+
+    queue: QueueState
+    last: list[StoredSample]
+    totals: Totals | None
+    dead_letters: int
+
+    def standing(self, before: Totals | None, objective: Objective) -> Standing:
+        """Return how the pool stands, its health since the totals ``before``."""
+        nodes = [(state_of(one, self.queue.at), one.sample) for one in self.last]
+        live = [sample for state, sample in nodes if state == "live"]
+        load = load_of(self.queue, self.last)
+        lately = self._since(before)
+        wanted = sum(sample.size for state, sample in nodes if state in {"live", "stale"})
+        return Standing(
+            load=load,
+            nodes=Counter(state for state, _ in nodes),
+            utilization=_utilization([sample.counts for sample in live]),
+            health=health_of(objective, lately, load, wanted) if live and lately else None,
+            totals=self.totals,
+            dead_letters=self.dead_letters,
+        )
+
+    def _since(self, before: Totals | None) -> Counts | None:
+        """Return what was counted after ``before``; None if the totals have begun anew."""
+        if self.totals is None or before is None:
+            return None
+        counts = self.totals.counts.since(before.counts)
+        return counts if counts.process >= 0 else None
+
+
+def _utilization(several: list[Counts]) -> float | None:
+    process = sum(counts.process for counts in several)
+    return sum(counts.busy for counts in several) / process if process else None
