@@ -27,6 +27,8 @@ _RESULT_BACKEND = "pooltasks.broker.results.ResultBackend"
 BUILT_IN_OPERATIONS = "pooltasks.operations"
 _NODE = "pooltasks.node.worker:Node"
 _VISIBILITY_MARGIN = 300.0
+_CALLS_ANOTHER = ("celery.map", "celery.starmap")
+"""Celery's tasks that call another one, ``kwargs["task"]``; ``chunks`` sends starmaps."""
 
 
 @dataclass
@@ -74,7 +76,7 @@ class PoolApp(Celery):
         register_serializer()
         self.config_from_object(
             {
-                **_operation_configuration(settings),
+                **_operation_configuration(self.pooltasks),
                 "broker_url": settings.broker_url(),
                 # Celery's own name of the scheme: "redis" stands for the class that ours replaces.
                 "result_backend": f"{_RESULT_BACKEND}+"
@@ -126,7 +128,7 @@ def install(celery_app: Celery, settings: Settings | None = None) -> Celery:
     url = broker_url.replace("redis+socket://", "unix://").replace("virtual_host=", "db=")
     settings = settings or Settings.load(redis_url=url)
     celery_app.pooltasks = Extension(settings)
-    for key, value in _operation_configuration(settings).items():
+    for key, value in _operation_configuration(celery_app.pooltasks).items():
         if key == "task_queues":
             # An application without explicit queues keeps its default one.
             present = celery_app.conf.task_queues or (Queue(celery_app.conf.task_default_queue),)
@@ -212,7 +214,9 @@ def operation(
             default) never: only the author knows what may run twice.
         idempotent: Whether the operation may run again when its worker dies in
             the middle. If not, the caller gets ``WorkerLostError``.
-        **options: Passed to Celery's task decorator (``name``, ``bind`` …).
+        **options: Passed to Celery's task decorator (``name``, ``bind`` …). With
+            ``acks_late=False`` an operation is acknowledged before it starts,
+            and so runs once at most.
 
     Returns:
         A decorator that returns a Celery task.
@@ -232,10 +236,8 @@ def operation(
             timeout=timeout,
             checkout_timeout=checkout_timeout,
             retries_by_category=_retries(retry),
-            acks_late=True,
             reject_on_worker_lost=idempotent,
-            serializer=SERIALIZER,
-            **options,
+            **{"acks_late": True, "serializer": SERIALIZER, **options},
         )(function)
 
     return decorate
@@ -264,8 +266,9 @@ def _node_or_stock_worker(celery_app: Celery, *args: Any, **kwargs: Any) -> Any:
     return celery_app.subclass_with_self("celery.apps.worker:Worker")(*args, **kwargs)
 
 
-def _operation_configuration(settings: Settings) -> dict[str, Any]:
+def _operation_configuration(extension: Extension) -> dict[str, Any]:
     """Return the Celery configuration that operations need on any application."""
+    settings = extension.settings
     exchange = Exchange("pool", type="direct")
     pools = [*settings.pools, CONTROL_POOL]
     longest = max(
@@ -273,12 +276,17 @@ def _operation_configuration(settings: Settings) -> dict[str, Any]:
         default=settings.pool_settings(CONTROL_POOL).operation_timeout,
     )
 
-    def route(name: str, *_: Any, **__: Any) -> dict[str, str] | None:
+    def route(name: str, _: Any, kwargs: Any, *__: Any, **___: Any) -> dict[str, str] | None:
         """Route by module what is sent by name and so carries no queue of its own."""
+        if name in _CALLS_ANOTHER:
+            name = (kwargs or {})["task"]["task"]
         module = name.rpartition(".")[0]
         for pool, its in settings.pools.items():
             if module in its.imports:
                 return {"queue": keys.queue(pool)}
+        if name.startswith("celery.") and extension.pool:
+            # Parts of a canvas that every process knows stay in the pool whose worker sends them.
+            return {"queue": keys.queue(extension.pool)}
         return None
 
     return {

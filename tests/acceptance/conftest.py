@@ -53,3 +53,39 @@ def serving(
         yield deployment
     finally:
         deployment.stop()
+
+
+EITHER_PATH = """
+broker_transport = "{transport}"
+
+[pools.code]
+imports = ["conformance_operations"]
+pool_size = 3
+max_deliveries = 2
+
+[pools.other]
+"""
+
+
+@pytest.fixture(scope="module", params=["pooltasks", "stock"])
+def either_path(
+    request: pytest.FixtureRequest, valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """One node with three workers on our transport, and once more on Celery's own."""
+    url = valkey.url.removesuffix("/0") + "/3"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    deployment = Deployment(tmp_path_factory.mktemp(request.param), url)
+    app = deployment.app = deployment.configure(EITHER_PATH.format(transport=request.param))
+    app.loader.import_task_module("conformance_operations")
+    app.finalize()
+    try:
+        deployment.start_node("-Q", "pool.code")
+        app.tasks["conformance_operations.add"].delay(1, 1).get(timeout=DEADLINE)
+        yield deployment
+    finally:
+        deployment.stop()
+        # A result that nobody waited for unsubscribes when it is collected, and
+        # would look for the server, for 20 s, when that is gone.
+        app.backend.result_consumer.stop()
+        app.backend.result_consumer.subscribed_to.clear()
