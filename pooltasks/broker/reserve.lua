@@ -1,4 +1,6 @@
--- Acknowledge finished messages and reserve waiting ones, in one atomic step.
+-- Complete finished operations and reserve waiting ones, in one atomic step.
+--
+-- Follows store.lua and complete.lua, whose functions it uses.
 --
 -- Whatever dies before or after this script, a message is in its queue's list
 -- or in the unacked hash, never nowhere.
@@ -11,16 +13,14 @@
 -- ARGV[3]  prefix of the new reservation ids
 -- ARGV[4]  number of the first new reservation
 -- ARGV[5…] for each list what follows its messages in the hash: ',exchange,routing key]'
--- then     reservation ids to acknowledge
+-- then     what is finished, as complete() reads it
 --
 -- Returns the place of each reserved message's list (from 1) and the message,
 -- alternately; the n-th message (from 0) has the id ARGV[3] .. (ARGV[4] + n).
 -- A node whose lease is lost reserves nothing: nobody would give it back.
 
 local lists = #KEYS - 2
-for first = 5 + lists, #ARGV, 1000 do
-  redis.call('HDEL', KEYS[1], unpack(ARGV, first, math.min(first + 999, #ARGV)))
-end
+complete(KEYS[1], ARGV, 5 + lists)
 
 local answer = {}
 if ARGV[2] ~= '' and not redis.call('ZSCORE', KEYS[2], ARGV[2]) then

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from functools import cached_property
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.backends.redis import RedisBackend
-from celery.states import FAILURE
+from celery.states import FAILURE, READY_STATES
 from kombu.exceptions import EncodeError
 
 from pooltasks.broker.serialization import encoding_error
 from pooltasks.broker.waiting import ResultConsumer
 
-_STORE = files("pooltasks.broker").joinpath("store.lua").read_text("utf-8")
+STORE = files("pooltasks.broker").joinpath("store.lua").read_text("utf-8")
+"""Defines ``store(key, value, seconds)`` for the scripts that store results."""
+
+
+class StoredResult(NamedTuple):
+    """A result as it is stored: key, encoded value, and seconds until it expires (0: never)."""
+
+    key: bytes
+    value: bytes
+    expires: int
 
 
 class ResultBackend(RedisBackend):
@@ -56,16 +65,39 @@ class ResultBackend(RedisBackend):
         )
         meta["task_id"] = task_id
         value = self.encode(meta)
+        if isinstance(value, str):
+            value = value.encode()
         expires = self.failure_expires if state == FAILURE else self.expires
-        self.ensure(self._publish_result, (self.get_key_for_task(task_id), value, expires or 0))
+        stored = StoredResult(self.get_key_for_task(task_id), value, int(expires or 0))
+        if task_id == self._keeps and state in READY_STATES:
+            self._kept = stored
+        else:
+            self.store_now(stored)
         return result
 
-    def _publish_result(self, key: bytes, value: str, expires: int) -> None:
-        self._store(keys=(key,), args=(value, int(expires)))
+    _keeps: str | None = None
+    _kept: StoredResult | None = None
+
+    def keep(self, task_id: str) -> None:
+        """Keep the final result of ``task_id`` until it is released; whoever asks stores it."""
+        self._keeps = task_id
+        self._kept = None
+
+    def release(self) -> StoredResult | None:
+        """Return what was kept, None if there is no final result; keep nothing more."""
+        self._keeps = None
+        return self._kept
+
+    def store_now(self, stored: StoredResult) -> None:
+        """Store a result, as often as Celery's policy says if the server is away."""
+        self.ensure(self._publish_result, stored)
+
+    def _publish_result(self, key: bytes, value: bytes, expires: int) -> None:
+        self._store(keys=(key,), args=(value, expires))
 
     @cached_property
     def _store(self) -> Any:
-        return self.client.register_script(_STORE)
+        return self.client.register_script(f"{STORE}return store(KEYS[1], ARGV[1], ARGV[2])")
 
     def _get_result_meta(
         self,

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cached_property
+from hashlib import sha1
 from importlib.resources import files
 from itertools import count
 from queue import Empty
@@ -24,13 +26,17 @@ from uuid import uuid4
 from celery.utils.log import get_logger
 from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from redis.exceptions import NoScriptError
 
 from pooltasks import keys
 from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.broker.recovery import WATCH_SECONDS, Lease, reservation_end
+from pooltasks.broker.results import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pooltasks.broker.results import StoredResult
 
 logger = get_logger(__name__)
 
@@ -41,7 +47,10 @@ _UNLIMITED = 100
 """Messages a channel without a prefetch count reserves at the same time."""
 _MOMENT = 0.1
 """Seconds for which one of several lists is watched."""
-_RESERVE = files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
+_COMPLETE = STORE + files("pooltasks.broker").joinpath("complete.lua").read_text("utf-8")
+_RESERVE = _COMPLETE + files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
+_RESERVE_SHA = sha1(_RESERVE.encode()).hexdigest()  # noqa: S324  the server's name of a script
+_COMPLETE_ONLY = f"{_COMPLETE}complete(KEYS[1], ARGV, 1)"
 
 _GIVE_BACK = """
 -- KEYS[1] hash, unacked  KEYS[2] list, the queue  ARGV[1] reservation id  ARGV[2] the message
@@ -102,6 +111,10 @@ class Channel(redis.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.finished: list[str] = []
         """Reservations to acknowledge at the next step."""
+        self.results: list[StoredResult] = []
+        """Results to store at the next step, before what they belong to is acknowledged."""
+        self._sent: list[StoredResult] = []
+        """Results that were sent, and not yet confirmed."""
         self._ids = f"{uuid4().hex}-"
         self._next_id = 0
         self._asked: tuple[str, ...] = ()
@@ -128,7 +141,7 @@ class Channel(redis.Channel):
         self._brpop_sent_at = time.monotonic()
         lists = [self._q_for_pri(q, pri) for pri in self.priority_steps for q in queues]
         # What is to be acknowledged does not wait for a message to come.
-        self._waits = self._may_wait and not self.finished
+        self._waits = self._may_wait and not self.finished and not self.results
         if self._waits:
             # One list can be watched; of several, each in turn for a moment.
             seconds = (timeout or self.brpop_timeout) if len(lists) == 1 else _MOMENT
@@ -136,10 +149,9 @@ class Channel(redis.Channel):
             connection.send_command("BLMOVE", watched, watched, "RIGHT", "RIGHT", seconds)
         else:
             self._asked = tuple(queues) * len(self.priority_steps)
-            finished, self.finished = self.finished, []
             connection.send_command(
-                "EVAL",
-                _RESERVE,
+                "EVALSHA",
+                _RESERVE_SHA,
                 2 + len(lists),
                 self.unacked_key,
                 keys.LEASES,
@@ -149,8 +161,20 @@ class Channel(redis.Channel):
                 self._ids,
                 self._next_id,
                 *(reservation_end(name) for name in lists),
-                *finished,
+                *self._completion(),
             )
+
+    def _completion(self) -> list[Any]:
+        """Return what is finished, as complete.lua reads it; it is on its way from now on."""
+        self._sent = self.results[:]
+        self.results.clear()
+        finished, self.finished = self.finished, []
+        return [len(self._sent), *(part for result in self._sent for part in result), *finished]
+
+    def _resend(self) -> None:
+        """Store again what may not have arrived; a result that is stored twice is the same."""
+        self.results[:0] = self._sent
+        self._sent = []
 
     def _next_watched(self, lists: int) -> int:
         self._watched = (self._watched + 1) % lists
@@ -159,9 +183,15 @@ class Channel(redis.Channel):
     def _brpop_read(self, **options: Any) -> bool:
         try:
             answer = self.client.parse_response(self.client.connection, "EVAL", **options)
+        except NoScriptError:
+            # The server was restarted, or somebody emptied its cache of scripts.
+            self._resend()
+            self.client.script_load(_RESERVE)
+            raise Empty from None
         except self.connection_errors:
             # Disconnected, kombu connects again at the next turn of the loop.
             self.client.connection.disconnect()
+            self._resend()
             raise
         finally:
             self._in_poll = None
@@ -169,6 +199,7 @@ class Channel(redis.Channel):
         if self._waits:
             self._may_wait = answer is None and len(self.active_queues) == 1
             raise Empty
+        self._sent = []
         self._may_wait = not answer
         if not answer:
             raise Empty
@@ -261,20 +292,30 @@ class Channel(redis.Channel):
                 json.dumps(payload),
             )
 
-    def acknowledge_finished(self) -> None:
-        """Send the acknowledgements that no reservation has taken along."""
-        if not self.finished:
+    def complete_finished(self) -> None:
+        """Send the results and acknowledgements that no reservation has taken along."""
+        if not self.finished and not self.results:
             return
         finished = self.finished
-        with self.conn_or_acquire() as client:
-            client.hdel(self.unacked_key, *finished)
-        self.finished = []
+        completion = self._completion()
+        try:
+            self._complete(keys=(self.unacked_key,), args=completion)
+        except self.connection_errors:
+            self.finished = finished
+            self._resend()
+            raise
+        self._sent = []
+
+    @cached_property
+    def _complete(self) -> Any:
+        # On a connection of its own: that of the channel may be waiting for messages.
+        return self._create_client().register_script(_COMPLETE_ONLY)
 
     def close(self) -> None:
-        """Acknowledge what is finished, and close."""
+        """Complete what is finished, and close."""
         if not self.closed:
             try:
-                self.acknowledge_finished()
+                self.complete_finished()
             except self.connection_errors as error:
                 logger.warning(
                     "%d operations could not be acknowledged and will run again: %s",
@@ -312,7 +353,7 @@ class Poller(redis.MultiChannelPoller):
         """Called at each turn of the event loop before it waits."""
         super().on_poll_start()
         for channel in self._channels:
-            channel.acknowledge_finished()
+            channel.complete_finished()
 
 
 class Transport(redis.Transport):

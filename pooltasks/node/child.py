@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import signal
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
+from billiard.common import terminate_handler_fired
+from billiard.compat import mem_rss
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import SoftTimeLimitExceeded
+from billiard.pool import ACK, EX_RECYCLE, SIG_SOFT_TIMEOUT, MaybeEncodingError
 from celery import platforms, signals
 from celery.concurrency.asynpool import Worker
 
+from pooltasks.broker.results import ResultBackend
 from pooltasks.node.events import OperationEvents
+from pooltasks.node.replies import DONE, SKIPPED
+from pooltasks.node.turn import Turn
 from pooltasks.node.warmup import WorkerReport, run_commands
 
 if TYPE_CHECKING:
@@ -50,13 +61,20 @@ class WorkerProcess(Worker):
         plan: How this node's workers warm up.
         index: The worker's place in its node, from 0.
         row: Its row of the scoreboard.
+        stores: Whether it stores results itself; otherwise its node does,
+            together with the acknowledgement.
         **kwargs: As billiard's.
     """
 
-    def __init__(self, *args: Any, plan: Plan, index: int, row: Row, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, plan: Plan, index: int, row: Row, stores: bool, **kwargs: Any
+    ) -> None:
         self.plan = plan
         self.index = index
         self.row = row
+        self.turn = Turn()
+        self._stores = stores
+        self._outq_fd = -1
         self._node_pid = os.getpid()
         self._warm = False
         self._waiting = False
@@ -66,6 +84,7 @@ class WorkerProcess(Worker):
     def after_fork(self) -> None:
         """Initialise the process; the warm-up is the last receiver of its signal."""
         die_with(self._node_pid)
+        self._outq_fd = self.outq._writer.fileno()  # noqa: SLF001  billiard's name
         self.row.attach()
         OperationEvents(self.plan.pool, self.initargs[0].pooltasks.clock).connect()
         if not self.plan.settings.lazy:
@@ -74,6 +93,12 @@ class WorkerProcess(Worker):
             )
         super().after_fork()
         signal.signal(REWARM_SIGNAL, self._on_rewarm_signal)
+        signal.signal(SIG_SOFT_TIMEOUT, self._on_soft_limit)
+
+    def _on_soft_limit(self, *_: Any) -> None:
+        # The operation that it was sent for may have ended meanwhile.
+        if self.turn.is_target():
+            raise SoftTimeLimitExceeded
 
     def _warm_up_first(self, **_: Any) -> None:
         # A signal's receivers may not raise, except by leaving the process.
@@ -121,3 +146,61 @@ class WorkerProcess(Worker):
             return job
 
         return receive_when_warm
+
+    def workloop(self, debug: Any = None, now: Any = None, pid: int | None = None) -> int:  # noqa: ARG002  billiard's arguments
+        """Run what the node writes, until it writes no more; return the exit code."""
+        backend = self.initargs[0].backend
+        keeps = isinstance(backend, ResultBackend) and not self._stores
+        most, done = self.maxtasks or sys.maxsize, 0
+        while done < most:
+            message = self.wait_for_job()
+            for number, job, accept_first, function, args, kwargs in message[1] if message else ():
+                if done >= most or not self.turn.begin(number):
+                    self._reply(SKIPPED, (number,))
+                    continue
+                if accept_first:
+                    self._reply(ACK, (job, None, time.monotonic(), os.getpid(), None))
+                if keeps:
+                    backend.keep(args[1])
+                begun = time.perf_counter()
+                outcome, leave = self._run(function, args, kwargs)
+                seconds = time.perf_counter() - begun
+                self.turn.end()
+                stored = backend.release() if keeps else None
+                self._reply_done(number, outcome, stored, seconds)
+                done += 1
+                if leave is not None:
+                    raise leave
+                if self.max_memory_per_child and mem_rss() > self.max_memory_per_child:
+                    done = most
+        return int(EX_RECYCLE)
+
+    @staticmethod
+    def _run(
+        function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> tuple[tuple[bool, Any], BaseException | None]:
+        """Return the outcome, and what the operation raised to leave the process with."""
+        try:
+            return (True, function(*args, **kwargs)), None
+        except BaseException as error:  # a result, whatever it is, but for the end of this process
+            if terminate_handler_fired():
+                raise
+            leave = error if isinstance(error, SystemExit | KeyboardInterrupt) else None
+            return (False, ExceptionInfo()), leave
+
+    def _reply_done(
+        self, number: int, outcome: tuple[bool, Any], stored: Any, seconds: float
+    ) -> None:
+        try:
+            self._reply(DONE, (number, outcome, stored, seconds))
+        except Exception as error:  # noqa: BLE001  pickle raises anything of anything
+            failure = MaybeEncodingError(error, outcome[1])
+            info = ExceptionInfo((MaybeEncodingError, failure, error.__traceback__))
+            self._reply(DONE, (number, (False, info), stored, seconds))
+
+    def _reply(self, kind: int, arguments: tuple[Any, ...]) -> None:
+        """Send a message to the node, in one write."""
+        payload = pickle.dumps((kind, arguments), pickle.HIGHEST_PROTOCOL)
+        rest = memoryview(len(payload).to_bytes(4, "big") + payload)
+        while rest:
+            rest = rest[os.write(self._outq_fd, rest) :]

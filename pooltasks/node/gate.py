@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -38,7 +37,9 @@ class Gate(bootsteps.StartStopStep):
         channel = consumer.task_consumer.channel
         qos = channel.qos
         if isinstance(qos, QoS):
-            qos.gate = partial(_allowed, pool, multiplier)
+            qos.gate = lambda count: _allowed(pool, multiplier, count) * pool.depth()
+            # Results outlive the connection over which their operations came.
+            channel.results = pool.results
             return
         deliver = channel.handlers["BRPOP"]
 

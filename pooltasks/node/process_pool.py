@@ -46,6 +46,13 @@ class WarmUpRound:
 class TimeLimits(TimeoutHandler):
     """Billiard's; it marks the processes that it kills."""
 
+    def on_soft_timeout(self, job: Any) -> None:
+        """Interrupt the operation, if it is still the one that its worker runs."""
+        process, _ = self._process_by_pid(job._worker_pid)  # noqa: SLF001  billiard's name
+        if process:
+            process.lane.turn.interrupt(job.number)
+        super().on_soft_timeout(job)
+
     def _trywaitkill(self, worker: Any) -> None:
         worker.timed_out = True
         super()._trywaitkill(worker)
@@ -59,16 +66,18 @@ class WarmPool(SizedPool):
         *args: As billiard's.
         plan: How they warm up.
         scoreboard: Where they tell what they do.
+        stores: Whether the workers store results themselves.
         **kwargs: As :class:`SizedPool`'s.
     """
 
     TimeoutHandler = TimeLimits
 
     def __init__(
-        self, processes: int, *args: Any, plan: Plan, scoreboard: Scoreboard, **kwargs: Any
+        self, processes: int, *args: Any, plan: Plan, scoreboard: Scoreboard, stores: bool, **kwargs: Any
     ) -> None:
         self.plan = plan
         self.scoreboard = scoreboard
+        self._stores = stores
         self._forked_at: dict[int, float] = {}
         self._deaths: deque[tuple[float, int]] = deque()
         self.warming: set[int] = set()
@@ -84,7 +93,7 @@ class WarmPool(SizedPool):
 
     def _create_worker_process(self, i: int) -> Any:
         row = self.scoreboard.row(i)
-        self.Worker = partial(WorkerProcess, plan=self.plan, index=i, row=row)
+        self.Worker = partial(WorkerProcess, plan=self.plan, index=i, row=row, stores=self._stores)
         # A worker's own limit is init_timeout from when it begins its warm-up
         # (on_warming); this one, from the fork, covers waiting for its turn.
         self._proc_alive_timeout = self.plan.settings.init_timeout * (len(self._pool) + 2)

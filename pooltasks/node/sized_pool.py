@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from billiard.pool import RUN
-from celery.concurrency.asynpool import AsynPool
 
+from pooltasks.node.dispatch import DispatchPool
 from pooltasks.node.resizing import Staff, moves
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _END_AT_LATEST = 5.0
 """Seconds after which a worker that does not end when it is asked to is killed."""
 
 
-class SizedPool(AsynPool):
+class SizedPool(DispatchPool):
     """Celery's pool, with workers that serve and workers that rest.
 
     Celery writes a job to any worker whose pipe it knows; one that rests is
@@ -35,7 +35,7 @@ class SizedPool(AsynPool):
         processes: How many workers serve.
         *args: As billiard's.
         spares: How many more are kept warm.
-        **kwargs: As billiard's.
+        **kwargs: As :class:`DispatchPool`'s.
     """
 
     def __init__(self, processes: int, *args: Any, spares: int, **kwargs: Any) -> None:
@@ -46,14 +46,8 @@ class SizedPool(AsynPool):
         self.serving: set[int] = set()
         """Those of them that are given operations; the others rest."""
         self._ending: set[int] = set()
-        self._hub: Any = None
         self._timer: Any = None
         super().__init__(processes + spares, *args, **kwargs)
-
-    def register_with_event_loop(self, hub: Any) -> None:
-        """Attach to the loop; called again after each reconnection."""
-        self._hub = hub
-        super().register_with_event_loop(hub)
 
     def resize(self, size: int, spares: int | None = None) -> None:
         """Have ``size`` workers serve and ``spares`` rest (None: as many as before).
@@ -72,15 +66,7 @@ class SizedPool(AsynPool):
 
     def occupied(self) -> set[int]:
         """Return the workers that have an operation, or to which one has been written."""
-        workers = set()
-        for job in self._cache.values():
-            if job.ready():
-                continue
-            process = job._write_to or job._scheduled_for  # noqa: SLF001  billiard's names
-            if process is not None:
-                workers.add(process.pid)
-            workers.update(job.worker_pids())
-        return workers
+        return {process.pid for process in self._pool if not self.is_idle(process)}
 
     def staff(self) -> Staff:
         """Return the workers by what they do."""
@@ -151,8 +137,6 @@ class SizedPool(AsynPool):
         self.serving.discard(pid)
         self._fileno_to_inq.pop(pipe, None)
         self._all_inqueues.discard(pipe)
-        if pipe not in self._active_writes:
-            self._hub.remove_writer(pipe)
         self.on_resting(process)
 
     def on_serving(self, process: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.concurrency import prefork
 
@@ -16,11 +16,17 @@ from pooltasks.node.sampler import Sampler
 from pooltasks.node.scoreboard import Scoreboard
 from pooltasks.node.warmup import Plan, summary
 
+if TYPE_CHECKING:
+    from pooltasks.broker.results import StoredResult
+
 
 class TaskPool(prefork.TaskPool):
     """Celery's prefork pool made of a :class:`WarmPool`."""
 
     _pool: WarmPool
+
+    uses_semaphore = False
+    """What is reserved goes to the dispatch at once, which knows how many a worker can have."""
 
     draining = False
     """Whether the node reserves nothing more."""
@@ -37,7 +43,17 @@ class TaskPool(prefork.TaskPool):
         settings = extension.settings.pool_settings(extension.pool)
         plan = Plan.of(extension.pool, settings, self.limit + settings.spares)
         self.scoreboard = Scoreboard()
-        self.Pool = partial(WarmPool, spares=settings.spares, plan=plan, scoreboard=self.scoreboard)
+        self.results: list[StoredResult] = []
+        self.Pool = partial(
+            WarmPool,
+            spares=settings.spares,
+            plan=plan,
+            scoreboard=self.scoreboard,
+            stores=extension.settings.broker_transport != "pooltasks",
+            strategy=settings.strategy,
+            accepts_first=self._acknowledges_first,
+            on_result=self._on_result,
+        )
         self.sampler: Sampler | None = None
         if settings.enable_metrics:
             _, hostname = self.options["initargs"]
@@ -52,6 +68,24 @@ class TaskPool(prefork.TaskPool):
         self.grow, self.shrink = self._add, lambda n=1: self._add(-n)
         self._started_at = time.monotonic()
         telemetry.execute("pool.init", {"size": self.limit}, {"pool": extension.pool})
+
+    def _acknowledges_first(self, name: str) -> bool:
+        return not self.app.tasks[name].acks_late
+
+    def _on_result(self, stored: StoredResult) -> None:
+        """Keep a result for the channel's next step; store it now if there is none to come."""
+        self.results.append(stored)
+        if self._pool is None or not self._pool.is_running():
+            self._store_results()
+
+    def _store_results(self) -> None:
+        while self.results:
+            self.app.backend.store_now(self.results[0])
+            del self.results[0]
+
+    def depth(self) -> int:
+        """Return how many operations a worker can have at a time."""
+        return self._pool.depth()
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Attach to the loop; called again after each reconnection."""
@@ -74,6 +108,7 @@ class TaskPool(prefork.TaskPool):
     def _after_stop(self, pool: WarmPool | None) -> None:
         if pool is None:  # it was stopped before
             return
+        self._store_results()
         pool.ended()
         if self.sampler is not None:
             self.sampler.sample(stopped=True)

@@ -1,0 +1,328 @@
+"""Dispatch: operations on their way from a node to its workers and back.
+
+Celery writes one operation at a time to a worker and hears from it twice: when
+it accepts the operation and when it is done. Here a worker gets several short
+operations in one write, so that it never waits for its node between two; how
+many follows from how long the operations of that name took lately. A worker
+says in shared memory which one it has begun (:mod:`pooltasks.node.turn`), and
+sends one message when it is done. When one takes longer than expected, what was
+written behind it is taken back and goes to other workers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import struct
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from billiard.pool import RUN, TERMINATE
+from celery.concurrency.asynpool import AsynPool
+
+from pooltasks.node.jobs import Callbacks, Job, Lane
+from pooltasks.node.replies import Replies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pooltasks.broker.results import StoredResult
+
+JOBS = 66
+"""Message to a worker: operations to run, in their order."""
+
+_AHEAD = 0.005
+"""Seconds of work that a worker may have been written, beyond one operation."""
+_MOST = 64
+"""Operations that a worker may have been written."""
+_LOOK = 0.02
+"""Seconds between two looks at what the workers are running."""
+_LONG = 0.01
+"""Seconds after which an operation is not short, and what waits behind it is taken back."""
+_FORGET = 0.97
+"""By how much a duration fades with each operation that was shorter."""
+
+
+class DispatchPool(AsynPool):
+    """Celery's process pool with its own way to the workers and back.
+
+    Args:
+        processes: How many workers.
+        *args: As billiard's.
+        strategy: Which idle worker is next: ``lifo`` the one used last, whose
+            caches are warm, ``fifo`` the one that has rested longest.
+        accepts_first: Says of a task, by name, whether it is acknowledged
+            before it runs.
+        on_result: Takes the result that a worker made for the caller.
+        **kwargs: As billiard's.
+    """
+
+    ResultHandler = Replies
+
+    def __init__(
+        self,
+        processes: int,
+        *args: Any,
+        strategy: str,
+        accepts_first: Callable[[str], bool],
+        on_result: Callable[[StoredResult], None],
+        **kwargs: Any,
+    ) -> None:
+        self._strategy = strategy
+        self._accepts_first = accepts_first
+        self._on_result = on_result
+        self._hub: Any = None
+        self._uses = 0
+        self._looks = False
+        self._durations: dict[str, float] = {}
+        self._recent = float("inf")
+        super().__init__(processes, *args, **kwargs)
+        self._result_handler.pool = self
+
+    def WorkerProcess(self, worker: Any) -> Any:  # noqa: N802  billiard's name
+        """Make the process of a worker, and its lane."""
+        process = super().WorkerProcess(worker)
+        process.lane = Lane(turn=worker.turn)
+        return process
+
+    @property
+    def jobs(self) -> dict[int, Job]:
+        """What has not ended, by its key."""
+        cache: dict[int, Job] = self._cache
+        return cache
+
+    def depth(self) -> int:
+        """Return how many operations a worker may have at a time, as long as they stay as short."""
+        return max(1, min(_MOST, int(2 * _AHEAD / max(self._recent, 1e-9))))
+
+    def is_running(self) -> bool:
+        """Return whether the pool takes operations."""
+        return bool(self._state == RUN)
+
+    def is_idle(self, process: Any) -> bool:
+        """Return whether nothing was written to a worker that is not done."""
+        return not process.lane.jobs
+
+    def _worker_active(self, worker: Any) -> bool:
+        return not self.is_idle(worker)
+
+    def apply_async(
+        self,
+        func: Any,
+        args: Sequence[Any] = (),
+        kwds: Any = None,
+        callback: Any = None,
+        error_callback: Any = None,
+        accept_callback: Any = None,
+        timeout_callback: Any = None,
+        waitforslot: Any = None,  # noqa: ARG002  only pools of threads wait
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        lost_worker_timeout: Any = None,  # noqa: ARG002  a lost worker is known at once
+        callbacks_propagate: Any = (),
+        correlation_id: str | None = None,
+    ) -> Job | None:
+        """Run ``func`` in a worker, as billiard's pool does."""
+        if self._state != RUN:
+            return None
+        job = Job(
+            self,
+            (func, args, kwds or {}),
+            limits=(soft_timeout or self.soft_timeout, timeout or self.timeout),
+            correlation_id=correlation_id,
+            callbacks=Callbacks(callback, error_callback, accept_callback, timeout_callback),
+            propagate=callbacks_propagate,
+        )
+        self.outbound_buffer.append(job)
+        return job
+
+    def _create_write_handlers(self, hub: Any) -> None:
+        self._hub = hub
+        self.hub_remove = hub.remove
+        for process in self._pool:
+            if process.lane.unsent is not None:
+                hub.add_writer(process.inqW_fd, self._write, process)
+        self._look_later()
+
+    def on_poll_start(self) -> None:
+        """Write what waits to the workers that have room; called at each turn of the loop."""
+        waiting = self.outbound_buffer
+        if not waiting:
+            return
+        open_to = [
+            process
+            for process in self._fileno_to_inq.values()
+            if process.lane.unsent is None
+        ]
+        idle = sorted(
+            (process for process in open_to if not process.lane.jobs),
+            key=lambda process: process.lane.used,
+            reverse=self._strategy == "fifo",
+        )
+        batches: dict[int, tuple[Any, list[Job]]] = {}
+        while waiting:
+            job = waiting[0]
+            job.estimate = self._durations.get(job.name, float("inf"))
+            process = idle.pop() if idle else _least_loaded(open_to, job.estimate)
+            if process is None:
+                break
+            waiting.popleft()
+            process.lane.add(job)
+            job.write_to(process)
+            batches.setdefault(process.pid, (process, []))[1].append(job)
+        for process, jobs in batches.values():
+            self._uses += 1
+            process.lane.used = self._uses
+            self.write_stats[process.index] += len(jobs)
+            process.lane.unsent = memoryview(self._frame(jobs))
+            self._write(process)
+        self._look_later()
+
+    def _frame(self, jobs: list[Job]) -> bytes:
+        payload = pickle.dumps(
+            (
+                JOBS,
+                [(job.number, job.key, self._accepts_first(job.name), *job.call) for job in jobs],
+            ),
+            pickle.HIGHEST_PROTOCOL,
+        )
+        return struct.pack("!i", len(payload)) + payload
+
+    def _write(self, process: Any) -> None:
+        lane, fd = process.lane, process.inqW_fd
+        try:
+            while lane.unsent:
+                lane.unsent = lane.unsent[os.write(fd, lane.unsent) :]
+        except BlockingIOError:
+            self._hub.add_writer(fd, self._write, process)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EBADF):
+                raise
+            # The worker is gone; its death tells what becomes of its jobs.
+        lane.unsent = None
+        self._hub.remove_writer(fd)
+
+    def on_done(
+        self,
+        process: Any,
+        number: int,
+        outcome: tuple[bool, Any],
+        stored: StoredResult | None,
+        seconds: float,
+    ) -> None:
+        """Take what a worker sent of an operation that is done.
+
+        Args:
+            process: The worker.
+            number: The operation's place in what was written to it.
+            outcome: Whether it returned, and the value or the error.
+            stored: What its caller is to get.
+            seconds: How long it kept the worker busy.
+        """
+        self.restart_state.R = 0
+        job = process.lane.take(number)
+        if job is None or not job.is_wanted():
+            return  # it was given up: ended by its time limit, or reserved anew
+        name = job.name
+        self._durations[name] = max(seconds, self._durations.get(name, 0.0) * _FORGET)
+        self._recent = max(seconds, min(self._recent, 2 * _AHEAD) * _FORGET)
+        if stored is not None:
+            self._on_result(stored)
+        job.accept(process.pid, time.monotonic() - seconds)
+        job.end(outcome)
+        self.on_job_ready(job.key, None, outcome, process.inqW_fd)
+
+    def on_skipped(self, process: Any, number: int) -> None:
+        """Give an operation to another worker: this one had been told to leave it."""
+        job = process.lane.take(number)
+        if job is not None:
+            self._put_back(job)
+
+    def _put_back(self, job: Job) -> None:
+        if not job.is_wanted() or job.accepted():
+            return
+        if job.is_revoked():
+            job.end_revoked()
+        else:
+            job.write_to(None)
+            self.outbound_buffer.appendleft(job)
+
+    def _look_later(self) -> None:
+        if not self._looks and any(process.lane.jobs for process in self._pool):
+            self._looks = True
+            self._hub.call_later(_LOOK, self._look)
+
+    def _look(self) -> None:
+        """See how far the workers are: start the time limits, take back what waits too long."""
+        self._looks = False
+        if self._state != RUN:
+            return
+        now = time.monotonic()
+        for process in self._pool:
+            self.accept_begun(process)
+            self._take_back(process.lane, now)
+        self._look_later()
+
+    def accept_begun(self, process: Any) -> None:
+        """Note which operation a worker is running."""
+        number, since = process.lane.turn.now()
+        job = process.lane.jobs.get(number)
+        if job is not None and since is not None:
+            job.accept(process.pid, since)
+
+    def _take_back(self, lane: Lane, now: float) -> None:
+        number, since = lane.turn.now()
+        if since is None or now - since < _LONG or not lane.jobs:
+            return
+        last = next(reversed(lane.jobs))
+        if last > lane.turn.recalled():
+            lane.turn.recall(last)  # and at the next look, what it had not begun by then
+            return
+        for later in [other for other in lane.jobs if other > number]:
+            job = lane.take(later)
+            if job is not None:
+                self._put_back(job)
+
+    def process_flush_queues(self, proc: Any) -> None:
+        """Read what a worker that ended has sent, and note what it was running."""
+        self._result_handler.drain(proc)
+        self.accept_begun(proc)
+
+    def flush(self) -> None:
+        """Forget what no worker has begun: the connection is lost, others will reserve it."""
+        if self._state == TERMINATE:
+            return
+        self.outbound_buffer.clear()
+        for process in self._pool:
+            process.lane.turn.recall(process.lane.written)
+            self.accept_begun(process)
+        for job in list(self._cache.values()):
+            if not job.accepted():
+                job.discard()
+        self.maintain_pool()
+
+    @staticmethod
+    def _stop_task_handler(task_handler: Any) -> None:
+        """Finish the writes that have begun, and tell the workers that no more comes."""
+        for process in task_handler.pool:
+            with suppress(OSError):  # the worker is gone
+                os.set_blocking(process.inqW_fd, True)
+                while process.lane.unsent:
+                    process.lane.unsent = process.lane.unsent[
+                        os.write(process.inqW_fd, process.lane.unsent) :
+                    ]
+                process.inq.put(None)
+
+
+def _least_loaded(processes: list[Any], estimate: float) -> Any:
+    """Return the worker with the least work that has room for ``estimate`` seconds more."""
+    if estimate > _AHEAD:
+        return None
+    process = min(processes, key=lambda process: process.lane.load, default=None)
+    if process is None:
+        return None
+    lane = process.lane
+    return process if lane.load + estimate <= _AHEAD and len(lane.jobs) < _MOST else None
