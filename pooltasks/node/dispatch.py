@@ -108,7 +108,7 @@ class DispatchPool(AsynPool):
     def _worker_active(self, worker: Any) -> bool:
         return not self.is_idle(worker)
 
-    def apply_async(
+    def apply_async(  # noqa: PLR0917  billiard's arguments
         self,
         func: Any,
         args: Sequence[Any] = (),
@@ -152,9 +152,7 @@ class DispatchPool(AsynPool):
         if not waiting:
             return
         open_to = [
-            process
-            for process in self._fileno_to_inq.values()
-            if process.lane.unsent is None
+            process for process in self._fileno_to_inq.values() if process.lane.unsent is None
         ]
         idle = sorted(
             (process for process in open_to if not process.lane.jobs),
@@ -290,6 +288,12 @@ class DispatchPool(AsynPool):
         """Read what a worker that ended has sent, and note what it was running."""
         self._result_handler.drain(proc)
         self.accept_begun(proc)
+
+    def on_inqueue_close(self, fd: int, proc: Any) -> None:
+        """Forget the pipe to a worker that is gone, unless another has its number by now."""
+        if self._fileno_to_inq.get(fd) is proc:
+            del self._fileno_to_inq[fd]
+            self._all_inqueues.discard(fd)
 
     def flush(self) -> None:
         """Forget what no worker has begun: the connection is lost, others will reserve it."""

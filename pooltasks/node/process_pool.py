@@ -73,7 +73,13 @@ class WarmPool(SizedPool):
     TimeoutHandler = TimeLimits
 
     def __init__(
-        self, processes: int, *args: Any, plan: Plan, scoreboard: Scoreboard, stores: bool, **kwargs: Any
+        self,
+        processes: int,
+        *args: Any,
+        plan: Plan,
+        scoreboard: Scoreboard,
+        stores: bool,
+        **kwargs: Any,
     ) -> None:
         self.plan = plan
         self.scoreboard = scoreboard
