@@ -24,33 +24,27 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery.utils.log import get_logger
-from kombu import Connection
-from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from kombu.transport import redis, virtual
 from redis.exceptions import NoScriptError
 
 from pooltasks import keys
+from pooltasks.broker.completion import COMPLETE, Batch, Completion
 from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.broker.recovery import WATCH_SECONDS, Lease, reservation_end
-from pooltasks.broker.results import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pooltasks.broker.results import StoredResult
 
 logger = get_logger(__name__)
-
-NAME = "pooltasks"
-"""The transport's name in kombu."""
 
 _UNLIMITED = 100
 """Messages a channel without a prefetch count reserves at the same time."""
 _MOMENT = 0.1
 """Seconds for which one of several lists is watched."""
-_COMPLETE = STORE + files("pooltasks.broker").joinpath("complete.lua").read_text("utf-8")
-_RESERVE = _COMPLETE + files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
+_RESERVE = COMPLETE + files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
 _RESERVE_SHA = sha1(_RESERVE.encode()).hexdigest()  # noqa: S324  the server's name of a script
-_COMPLETE_ONLY = f"{_COMPLETE}complete(KEYS[1], ARGV, 1)"
+_COMPLETE = f"{COMPLETE}complete(KEYS[1], ARGV, 1)"
 
 _GIVE_BACK = """
 -- KEYS[1] hash, unacked  KEYS[2] list, the queue  ARGV[1] reservation id  ARGV[2] the message
@@ -58,6 +52,8 @@ if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then
   redis.call('RPUSH', KEYS[2], ARGV[2])
 end
 """
+
+_NOTHING = Batch([], [])
 
 
 class QoS(redis.QoS):
@@ -86,7 +82,7 @@ class QoS(redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge with the next step to the server."""
-        self.channel.finished.append(delivery_tag)
+        self.channel.completion.reservations.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -109,12 +105,9 @@ class Channel(redis.Channel):
     QoS = QoS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.finished: list[str] = []
-        """Reservations to acknowledge at the next step."""
-        self.results: list[StoredResult] = []
-        """Results to store at the next step, before what they belong to is acknowledged."""
-        self._sent: list[StoredResult] = []
-        """Results that were sent, and not yet confirmed."""
+        self.completion = Completion()
+        self._underway = _NOTHING
+        """What went with the reservation whose answer has not come."""
         self._ids = f"{uuid4().hex}-"
         self._next_id = 0
         self._asked: tuple[str, ...] = ()
@@ -141,7 +134,7 @@ class Channel(redis.Channel):
         self._brpop_sent_at = time.monotonic()
         lists = [self._q_for_pri(q, pri) for pri in self.priority_steps for q in queues]
         # What is to be acknowledged does not wait for a message to come.
-        self._waits = self._may_wait and not self.finished and not self.results
+        self._waits = self._may_wait and not self.completion
         if self._waits:
             # One list can be watched; of several, each in turn for a moment.
             seconds = (timeout or self.brpop_timeout) if len(lists) == 1 else _MOMENT
@@ -149,6 +142,11 @@ class Channel(redis.Channel):
             connection.send_command("BLMOVE", watched, watched, "RIGHT", "RIGHT", seconds)
         else:
             self._asked = tuple(queues) * len(self.priority_steps)
+            self._send_reserve(connection, lists)
+
+    def _send_reserve(self, connection: Any, lists: list[str]) -> None:
+        self._underway = self.completion.take()
+        try:
             connection.send_command(
                 "EVALSHA",
                 _RESERVE_SHA,
@@ -161,20 +159,16 @@ class Channel(redis.Channel):
                 self._ids,
                 self._next_id,
                 *(reservation_end(name) for name in lists),
-                *self._completion(),
+                *self._underway.arguments(),
             )
+        except self.connection_errors:
+            self._take_back()
+            raise
 
-    def _completion(self) -> list[Any]:
-        """Return what is finished, as complete.lua reads it; it is on its way from now on."""
-        self._sent = self.results[:]
-        self.results.clear()
-        finished, self.finished = self.finished, []
-        return [len(self._sent), *(part for result in self._sent for part in result), *finished]
-
-    def _resend(self) -> None:
-        """Store again what may not have arrived; a result that is stored twice is the same."""
-        self.results[:0] = self._sent
-        self._sent = []
+    def _take_back(self) -> None:
+        """Complete again what may not have arrived."""
+        self.completion.again(self._underway)
+        self._underway = _NOTHING
 
     def _next_watched(self, lists: int) -> int:
         self._watched = (self._watched + 1) % lists
@@ -185,21 +179,21 @@ class Channel(redis.Channel):
             answer = self.client.parse_response(self.client.connection, "EVAL", **options)
         except NoScriptError:
             # The server was restarted, or somebody emptied its cache of scripts.
-            self._resend()
+            self._take_back()
             self.client.script_load(_RESERVE)
             raise Empty from None
         except self.connection_errors:
             # Disconnected, kombu connects again at the next turn of the loop.
             self.client.connection.disconnect()
-            self._resend()
+            self._take_back()
             raise
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+        self._underway = _NOTHING
         if self._waits:
             self._may_wait = answer is None and len(self.active_queues) == 1
             raise Empty
-        self._sent = []
         self._may_wait = not answer
         if not answer:
             raise Empty
@@ -232,7 +226,7 @@ class Channel(redis.Channel):
             self._set_aside(queue, reservation, message, error)
             return
         if queue in self._without_acknowledgement:
-            self.finished.append(reservation)
+            self.completion.reservations.append(reservation)
         try:
             self.connection._deliver(payload, queue)  # noqa: SLF001  kombu's name
         except (*self.connection_errors, MemoryError):
@@ -293,33 +287,33 @@ class Channel(redis.Channel):
             )
 
     def complete_finished(self) -> None:
-        """Send the results and acknowledgements that no reservation has taken along."""
-        if not self.finished and not self.results:
-            return
-        finished = self.finished
-        completion = self._completion()
+        """Complete what no reservation takes along: the channel waits, or has no room for more."""
+        if self.completion and (self._waits or not self._in_poll):
+            self._complete_now()
+
+    def _complete_now(self) -> None:
+        batch = self.completion.take()
         try:
-            self._complete(keys=(self.unacked_key,), args=completion)
+            self._complete(keys=(self.unacked_key,), args=batch.arguments())
         except self.connection_errors:
-            self.finished = finished
-            self._resend()
+            self.completion.again(batch)
             raise
-        self._sent = []
 
     @cached_property
     def _complete(self) -> Any:
         # On a connection of its own: that of the channel may be waiting for messages.
-        return self._create_client().register_script(_COMPLETE_ONLY)
+        return self._create_client().register_script(_COMPLETE)
 
     def close(self) -> None:
         """Complete what is finished, and close."""
-        if not self.closed:
+        self._take_back()
+        if self.completion and not self.closed:
             try:
-                self.complete_finished()
+                self._complete_now()
             except self.connection_errors as error:
                 logger.warning(
                     "%d operations could not be acknowledged and will run again: %s",
-                    len(self.finished),
+                    len(self.completion.reservations),
                     error,
                 )
         super().close()
@@ -391,18 +385,3 @@ class Transport(redis.Transport):
         if self.lease is not None:
             self.lease.give_up()
             self.lease = None
-
-
-class NodeConnection(Connection):
-    """A connection through this transport, whose address reads as the Redis it is."""
-
-    def __init__(self, hostname: str = "localhost", *args: Any, **kwargs: Any) -> None:
-        TRANSPORT_ALIASES[NAME] = f"{__name__}:Transport"
-        # kombu takes the transport from before a '+', and else from the argument.
-        hostname = hostname.replace("redis+socket:", f"{NAME}+socket:", 1)
-        super().__init__(hostname, *args, **{**kwargs, "transport": NAME})
-
-    def as_uri(self, *args: Any, **kwargs: Any) -> str:
-        """Return the address, as kombu does."""
-        uri: str = super().as_uri(*args, **kwargs)
-        return uri.replace(NAME, "redis", 1)

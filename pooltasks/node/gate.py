@@ -39,7 +39,7 @@ class Gate(bootsteps.StartStopStep):
         if isinstance(qos, QoS):
             qos.gate = lambda count: _allowed(pool, multiplier, count) * pool.depth()
             # Results outlive the connection over which their operations came.
-            channel.results = pool.results
+            channel.completion.results = pool.results
             return
         deliver = channel.handlers["BRPOP"]
 

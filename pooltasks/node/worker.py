@@ -12,7 +12,7 @@ from kombu import Exchange, Queue
 
 from pooltasks import keys
 from pooltasks.app import import_operations
-from pooltasks.broker.transport import NodeConnection
+from pooltasks.broker.connection import NodeConnection
 from pooltasks.errors import ConfigurationError
 from pooltasks.node import control  # noqa: F401  registers the control commands
 from pooltasks.node.clock import ClockKeeper
