@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _RESULT_BACKEND = "pooltasks.broker.results.ResultBackend"
 BUILT_IN_OPERATIONS = "pooltasks.operations"
 _NODE = "pooltasks.node.worker:Node"
+_BEAT = "pooltasks.optimizer.beat:Beat"
+_OPTIMIZER = "pooltasks.optimizer.tick"
 _VISIBILITY_MARGIN = 300.0
 _CALLS_ANOTHER = ("celery.map", "celery.starmap")
 """Celery's tasks that call another one, ``kwargs["task"]``; ``chunks`` sends starmaps."""
@@ -69,6 +71,11 @@ class PoolApp(Celery):
         By name, as Celery names its own: a producer never loads a node's code.
         """
         return partial(symbol_by_name(_NODE), app=self)
+
+    @property
+    def Beat(self) -> Any:  # noqa: N802  Celery's name
+        """What ``celery beat`` starts: Celery's own, with the optimizer's tick."""
+        return partial(symbol_by_name(_BEAT), app=self)
 
     def on_configure(self) -> None:
         """Set the configuration; Celery calls this before its first use."""
@@ -142,6 +149,7 @@ def install(celery_app: Celery, settings: Settings | None = None) -> Celery:
         celery_app.set_default()
     register_serializer()
     celery_app.Worker = partial(_node_or_stock_worker, celery_app)
+    celery_app.Beat = partial(_beat, celery_app)
     return celery_app
 
 
@@ -174,7 +182,8 @@ def import_operations(celery_app: Celery, pool: str) -> None:
             warm-up does not exist.
     """
     settings = settings_of(celery_app).pool_settings(pool)
-    for module in (BUILT_IN_OPERATIONS, *settings.imports):
+    own = (_OPTIMIZER,) if pool == CONTROL_POOL else ()
+    for module in (BUILT_IN_OPERATIONS, *own, *settings.imports):
         try:
             celery_app.loader.import_task_module(module)
         except Exception as error:
@@ -186,10 +195,10 @@ def import_operations(celery_app: Celery, pool: str) -> None:
     celery_app.finalize()
     for number, command in enumerate(settings.warmup.commands):
         if command.operation not in celery_app.tasks:
-            own = sorted(name for name in celery_app.tasks if not name.startswith("celery."))
+            known = sorted(name for name in celery_app.tasks if not name.startswith("celery."))
             raise ConfigurationError(
                 f"pool {pool!r}: warmup.commands.{number}.operation: there is no operation "
-                f"{command.operation!r}; allowed: {', '.join(own)}."
+                f"{command.operation!r}; allowed: {', '.join(known)}."
             )
 
 
@@ -264,6 +273,10 @@ def _node_or_stock_worker(celery_app: Celery, *args: Any, **kwargs: Any) -> Any:
     if node.is_named_by(celery_app, kwargs.get("queues")):
         return node(*args, app=celery_app, **kwargs)
     return celery_app.subclass_with_self("celery.apps.worker:Worker")(*args, **kwargs)
+
+
+def _beat(celery_app: Celery, *args: Any, **kwargs: Any) -> Any:
+    return symbol_by_name(_BEAT)(*args, app=celery_app, **kwargs)
 
 
 def _operation_configuration(extension: Extension) -> dict[str, Any]:

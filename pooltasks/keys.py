@@ -24,6 +24,18 @@
 |                                       |        |                               | sample        |
 | ``pooltasks:pool:<name>:counted:<n>`` | string | JSON: what the last sample of | one hour      |
 |                                       |        | node ``<n>`` added to them    | after it      |
+| ``pooltasks:pool:<name>:optimizer``   | hash   | ``state``: what the optimizer | a week after  |
+|                                       |        | remembers (JSON); ``token``:  | the last      |
+|                                       |        | the last fencing token        | decision      |
+| ``pooltasks:pool:<name>:decisions``   | stream | the optimizer's decisions of  | an hour after |
+|                                       |        | an hour, a JSON object each   | the last one  |
+| ``pooltasks:pool:<name>:hosts``       | list   | an element for each node that | a day after   |
+|                                       |        | the pool needs: its length is | the last      |
+|                                       |        | for external scalers          | decision      |
+| ``pooltasks:pool:<name>:lock``        | string | fencing token of the          | 1.5 s         |
+|                                       |        | optimizer that decides now    |               |
+| ``pooltasks:pool:<name>:paused``      | string | present while the optimizer   | until the     |
+|                                       |        | only watches                  | pause ends    |
 | ``pooltasks:leases``                  | zset   | node identity → server time   | a day after   |
 |                                       |        | in ms when its lease runs out | the last one  |
 | ``pooltasks:unacked:<identity>``      | hash   | reservation id → message,     | until done or |
@@ -104,3 +116,28 @@ def pool_totals(pool: str) -> str:
 def node_counted(pool: str, node: str) -> str:
     """Return the string that holds what a node's last sample added to the totals."""
     return f"{PREFIX}pool:{pool}:counted:{node}"
+
+
+def optimizer(pool: str) -> str:
+    """Return the hash of what the optimizer remembers of ``pool``."""
+    return f"{PREFIX}pool:{pool}:optimizer"
+
+
+def optimizer_lock(pool: str) -> str:
+    """Return the lock of the optimizer that decides for ``pool`` now."""
+    return f"{PREFIX}pool:{pool}:lock"
+
+
+def optimizer_paused(pool: str) -> str:
+    """Return the key that exists while the optimizer of ``pool`` is paused."""
+    return f"{PREFIX}pool:{pool}:paused"
+
+
+def decisions(pool: str) -> str:
+    """Return the stream of the optimizer's decisions on ``pool``."""
+    return f"{PREFIX}pool:{pool}:decisions"
+
+
+def hosts_wanted(pool: str) -> str:
+    """Return the list that has an element for each node that ``pool`` needs."""
+    return f"{PREFIX}pool:{pool}:hosts"

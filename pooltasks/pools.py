@@ -12,6 +12,7 @@ from pooltasks.broker.client import redis_client
 from pooltasks.broker.queues import lists_of
 from pooltasks.broker.serialization import SERIALIZER
 from pooltasks.metrics.collector import Collector
+from pooltasks.metrics.decisions import DecisionStore
 from pooltasks.metrics.samples import HISTORY, SampleStore
 from pooltasks.task import Operation
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from celery.result import AsyncResult
 
     from pooltasks.metrics.collector import HistoryPoint, PoolMetrics
+    from pooltasks.metrics.decisions import PoolDecision
     from pooltasks.settings import PoolSettings
 
 
@@ -156,6 +158,22 @@ class Pool:
             redis.RedisError: The server does not answer.
         """
         return self._collector().history(seconds, step)
+
+    def optimized_config(self) -> PoolDecision | None:
+        """Return the optimizer's last decision with its inputs and its reason.
+
+        Returns:
+            None if it made none within the last hour: it is off
+            (``enable_optimizer``), or beat or the control node does not run.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        return self.decisions().current()
+
+    def decisions(self) -> DecisionStore:
+        """Return the optimizer's decisions of an hour, which can also pause it."""
+        return DecisionStore(redis_client(self.app), self.name)
 
     def _collector(self) -> Collector:
         objective = self.settings.objective

@@ -39,6 +39,10 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 |                       | process (s, since the last event)   |                                  |
 | recovery              | duration (s, death until the        | pool, worker (the replacement),  |
 |                       | replacement takes operations)       | exitcode (of the dead one)       |
+| *where it decides*    |                                     |                                  |
+| optimizer.decision    | target, before, wanted (slots),     | pool, policy, reason, inputs (by |
+|                       | hosts (nodes that this takes)       | name), acting (False if it only  |
+|                       |                                     | watches)                         |
 
 ``worker`` is a process id, ``id`` the operation's (Celery's task id),
 ``operation`` its name, ``category`` a :class:`pooltasks.errors.Category`.
@@ -86,6 +90,7 @@ EVENTS: tuple[str, ...] = (
     "queue.depth",
     "utilization",
     "error",
+    "optimizer.decision",
 )
 """The events of pooltasks. Applications may emit others under names of their own."""
 

@@ -12,13 +12,14 @@ from pooltasks.cli.check import check
 from pooltasks.cli.dead import dead
 from pooltasks.cli.drain import drain
 from pooltasks.cli.exporter import exporter
+from pooltasks.cli.optimize import optimize
 from pooltasks.cli.plan import plan
 from pooltasks.cli.resize import resize
 from pooltasks.cli.simulate import simulate
 from pooltasks.cli.status import status
 from pooltasks.cli.warm import warm
 
-COMMANDS = (check, dead, drain, exporter, plan, resize, simulate, status, warm)
+COMMANDS = (check, dead, drain, exporter, optimize, plan, resize, simulate, status, warm)
 """What looks after pools that run; each finds its application in click's context."""
 
 

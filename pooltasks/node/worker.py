@@ -30,13 +30,10 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _WITHOUT_EFFECT_YET = (
-    "enable_optimizer",
     "health_check_interval",
     "max_health_failures",
     "max_overflow",
     "memory_limit_mb",
-    "optimization_interval",
-    "policy",
     "recycle_age",
     "recycle_operations",
     "slots",

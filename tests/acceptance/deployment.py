@@ -102,9 +102,8 @@ class Deployment:
 
     def status_by_node(self) -> dict[str, dict[str, Any]]:
         """What the nodes say of themselves; empty while none answers."""
-        nodes: dict[str, dict[str, Any]] = json.loads(
-            self.run("pooltasks", "status", "--json").stdout or "{}"
-        )
+        answer = json.loads(self.run("pooltasks", "status", "--json").stdout or "{}")
+        nodes: dict[str, dict[str, Any]] = answer.get("nodes", {})
         return nodes
 
     def status(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_status_is_the_same_under_each_name(serving: Deployment, name: tuple[str
 def test_status_as_json(serving: Deployment, name: tuple[str, ...]) -> None:
     completed = serving.run(*name, "status", "--json")
     assert completed.returncode == 0, completed.stderr
-    (node,) = json.loads(completed.stdout).values()
+    (node,) = json.loads(completed.stdout)["nodes"].values()
     assert node["pool"] == "code"
     assert node["pid"] == serving.nodes[0].pid
     assert [worker["state"] for worker in node["workers"]] == ["warm", "warm"]
@@ -83,7 +83,7 @@ def test_status_as_json_without_a_node_is_an_empty_object_and_exit_code_1(
 ) -> None:
     completed = serving.run("pooltasks", "status", "--json", "control")
     assert completed.returncode == 1
-    assert json.loads(completed.stdout) == {}
+    assert json.loads(completed.stdout) == {"nodes": {}, "optimizer": {}}
 
 
 def test_check_says_what_is_wrong(deployment: Deployment) -> None:
@@ -160,7 +160,7 @@ def test_two_nodes_of_one_pool_on_this_host_are_both_shown_and_warmed(
     names = [f"code@{socket.gethostname()}", f"second@{socket.gethostname()}"]
 
     def both_are_warm() -> bool:
-        nodes = json.loads(deployment.run("pooltasks", "status", "--json").stdout)
+        nodes = json.loads(deployment.run("pooltasks", "status", "--json").stdout)["nodes"]
         return sorted(nodes) == names and all(node["warm"] for node in nodes.values())
 
     wait_until(both_are_warm, "two warm nodes")

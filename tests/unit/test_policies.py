@@ -136,7 +136,7 @@ def test_objective_learns_nothing_from_a_backlog():
 def test_objective_answers_the_limit_and_says_so():
     decision = obeyed(Objective(Limits(2, 8), Goal()), replace(CALM, size=8, warm=8), 20)[-1]
     assert decision.target == 8
-    assert "limits are 2 to 8" in decision.reason
+    assert "never more than 8" in decision.reason
 
 
 def test_rules_hold_with_fewer_than_ten_samples():

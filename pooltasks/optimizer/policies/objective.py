@@ -205,11 +205,10 @@ class Objective:
             f"{rate.mean:.4g} operations/s (at most {rate.upper:.4g}, over {rate.horizon:.0f} s) "
             f"of {self.service.mean * 1000:.4g} ms"
         )
-        if not self.limits.minimum <= max(held, draining) <= self.limits.maximum:
-            why = (
-                f"{demand} want {max(held, draining)}, but the limits are "
-                f"{self.limits.minimum} to {self.limits.maximum}"
-            )
+        if max(held, draining) < self.limits.minimum:
+            why = f"{demand} need {max(held, draining)}, but there are never fewer than {target}"
+        elif max(held, draining) > self.limits.maximum:
+            why = f"{demand} need {max(held, draining)}, but there are never more than {target}"
         elif target > max(held, draining):
             why = f"{demand} need {max(held, draining)}, but it is too soon to shrink"
         elif draining > held:

@@ -1,0 +1,321 @@
+"""Controller: one pool's turn, from samples to nodes that are told their size.
+
+All that it remembers is in Redis, so that any process can take the next turn. A
+turn that finds no new sample decides nothing: late, doubled and competing turns
+do no harm.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from pooltasks import keys, telemetry
+from pooltasks.app import settings_of
+from pooltasks.broker.client import redis_client
+from pooltasks.broker.queues import lists_of
+from pooltasks.metrics.collector import STALE
+from pooltasks.metrics.decisions import DecisionStore, PoolDecision, Turn
+from pooltasks.metrics.samples import SampleStore
+from pooltasks.optimizer import observing
+from pooltasks.optimizer.policies import Decision, Limits, build
+from pooltasks.optimizer.splitting import Capacity, hosts_wanted, split
+from pooltasks.optimizer.staffing import Goal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery import Celery
+
+    from pooltasks.metrics.samples import QueueState, StoredSample
+    from pooltasks.optimizer.policies import Observation
+    from pooltasks.settings import PoolSettings
+
+    Samples = Mapping[str, Sequence[StoredSample]]
+
+logger = get_logger(__name__)
+
+PATIENCE = 0.25
+"""Seconds that a turn waits for samples that are due."""
+_LOOK_AGAIN = 0.02
+_SUSTAINED = 30.0
+"""Seconds for which slots must be wanted before hosts are: a leap is over before a host is up."""
+_UNLIMITED = 1_000_000
+"""Slots: what the policy may want, so that hosts can be added for it."""
+
+
+class Controller:
+    """Decides the size of one pool, and has its nodes follow.
+
+    Args:
+        app: The application.
+        pool: The pool's name.
+    """
+
+    def __init__(self, app: Celery, pool: str) -> None:
+        self.app = app
+        self.pool = pool
+        self.settings = settings_of(app).pool_settings(pool)
+        client = redis_client(app)
+        self.decisions = DecisionStore(client, pool)
+        lists = lists_of(app, keys.queue(pool))
+        self._samples = SampleStore(client, pool, lists, self.settings.objective)
+
+    def tick(self, until: float | None = None) -> PoolDecision | None:
+        """Take a turn.
+
+        Args:
+            until: Time on the monotonic clock up to which it may wait for samples
+                that are due; by default a quarter of a second from now.
+
+        Returns:
+            The decision; None if there is nothing new to decide on, or another
+            optimizer has the turn.
+
+        Raises:
+            redis.RedisError: The server does not answer; nothing was decided,
+                or nothing but what a later turn finds and carries out.
+        """
+        turn = self.decisions.begin()
+        if turn is None:
+            return None
+        memory, decision = self._decide(turn, until)
+        if decision is None:
+            self.decisions.release(turn)
+            return None
+        if not self.decisions.commit(turn, memory.snapshot(), decision):
+            logger.warning("pool %s: an optimizer's turn took too long and is void", self.pool)
+            return None
+        if decision.acting:
+            self._resize(turn, decision)
+        self._emit(decision)
+        return decision
+
+    def dry_run(self) -> PoolDecision | None:
+        """Return what :meth:`tick` would decide now, and change nothing.
+
+        None if nothing is new since the last decision.
+        """
+        return self._decide(self.decisions.memory(), None)[1]
+
+    def _decide(self, turn: Turn, until: float | None) -> tuple[Memory, PoolDecision | None]:
+        memory = Memory.restored(turn.state, self.settings.policy)
+        queue, samples = self._read(memory, turn, until)
+        acting = turn.paused is None
+        return memory, decide(self.settings, memory, queue, samples, acting=acting)
+
+    def _read(self, memory: Memory, turn: Turn, until: float | None) -> tuple[QueueState, Samples]:
+        """Read the samples since the last turn; wait a little for those that are due."""
+        if until is None:
+            until = time.monotonic() + PATIENCE
+        interval = self.settings.metrics_interval
+        # A node's last sample tells of it for as long as it may be late.
+        seconds = turn.at - memory.watch.at + STALE * max(1.0, interval)
+        seconds = min(seconds, (observing.MISSED + STALE) * max(1.0, interval))
+        while True:
+            queue, samples = self._samples.read(seconds)
+            nodes = observing.live(samples, queue.at).values()
+            if time.monotonic() >= until or not observing.is_due(
+                nodes, queue.at, interval, PATIENCE
+            ):
+                return queue, samples
+            time.sleep(_LOOK_AGAIN)
+
+    def _resize(self, turn: Turn, decision: PoolDecision) -> None:
+        """Tell nodes their size; without waiting, their next samples show whether they follow."""
+        by_size: dict[int, list[str]] = {}
+        for node in decision.told:
+            by_size.setdefault(decision.nodes[node], []).append(node)
+        for size, nodes in by_size.items():
+            self.app.control.broadcast(
+                "pool_resize",
+                arguments={"size": size, "token": turn.token},
+                destination=nodes,
+            )
+
+    def _emit(self, decision: PoolDecision) -> None:
+        if decision.told and decision.acting:
+            logger.info("pool %s: %s", self.pool, decision.reason)
+        telemetry.execute(
+            "optimizer.decision",
+            {
+                "target": decision.target,
+                "before": decision.before,
+                "wanted": decision.wanted,
+                "hosts": decision.hosts,
+            },
+            {
+                "pool": self.pool,
+                "policy": decision.policy,
+                "acting": decision.acting,
+                "reason": decision.reason,
+                "inputs": decision.inputs,
+            },
+        )
+
+
+@dataclass
+class Memory:
+    """What a turn leaves to the next one."""
+
+    policy: str
+    state: dict[str, Any] | None
+    """The policy's; None at its first decision."""
+    watch: observing.Watch
+    size: int | None = None
+    """Slots that the policy was given; None if it has not decided yet."""
+    hosts: int = 1
+    recently: list[tuple[float, int]] = field(default_factory=list)
+    """What was wanted lately: server time, slots."""
+    decided: float = 0.0
+    """Server time."""
+
+    def sustained(self, wanted: int) -> int:
+        """Note what is wanted now; return the least that was wanted for a while."""
+        while self.recently and self.recently[0][0] <= self.decided - _SUSTAINED:
+            self.recently.pop(0)
+        self.recently.append((self.decided, wanted))
+        return min(slots for _, slots in self.recently)
+
+    @classmethod
+    def restored(cls, state: Any, policy: str) -> Memory:
+        """Return what :meth:`snapshot` wrote; another policy starts without a past."""
+        if state is None:
+            return cls(policy, None, observing.Watch())
+        memory = cls(**{**state, "watch": observing.Watch.restored(state["watch"])})
+        if memory.policy != policy:
+            memory.policy, memory.state = policy, None
+        return memory
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**vars(self), "watch": self.watch.snapshot()}
+
+
+def decide(
+    settings: PoolSettings,
+    memory: Memory,
+    queue: QueueState,
+    samples: Samples,
+    *,
+    acting: bool = True,
+) -> PoolDecision | None:
+    """Return the decision for a pool; None if there is nothing new to decide on.
+
+    Args:
+        settings: The pool's.
+        memory: Of the turn before; what this one leaves is written into it.
+        queue: The queue now.
+        samples: Of each node, oldest first, those since the turn before at least.
+        acting: Whether it will be carried out.
+    """
+    nodes = observing.live(samples, queue.at)
+    if not nodes:
+        return _hold(settings, memory, queue.at, samples)
+    interval, slots = settings.metrics_interval, settings.slots
+    newest = max(one.at for one in nodes.values())
+    if newest - memory.decided < settings.optimization_interval - interval / 2:
+        return None
+    before = sum(one.sample.size for one in nodes.values()) * slots
+    observations = memory.watch.observe(
+        queue,
+        samples,
+        wait=settings.objective.wait_ms / 1000,
+        size=before if memory.size is None else memory.size,
+        slots=slots,
+        interval=interval,
+    )
+    if not observations:
+        return None
+    memory.decided = newest
+    capacities = {
+        name: Capacity(
+            settings.min_pool_size,
+            settings.max_pool_size,
+            settings.max_pool_size,
+            one.sample.size,
+        )
+        for name, one in nodes.items()
+    }
+    asked = _ask(settings, memory, observations, len(nodes))
+    workers = split(asked.target, slots, capacities)
+    target = sum(workers.values()) * slots
+    memory.size = min(asked.target, target) if acting else before
+    memory.hosts = hosts_wanted(memory.sustained(asked.target), slots, capacities)
+    return PoolDecision(
+        at=queue.at,
+        policy=settings.policy,
+        target=target,
+        before=before,
+        wanted=asked.target,
+        hosts=memory.hosts,
+        nodes=workers,
+        told=[name for name, one in nodes.items() if one.sample.size != workers[name]],
+        reason=_in_words(asked, target, memory.hosts, len(nodes)),
+        acting=acting,
+        inputs=asked.inputs,
+    )
+
+
+def _ask(
+    settings: PoolSettings,
+    memory: Memory,
+    observations: Sequence[Observation],
+    nodes: int,
+) -> Decision:
+    """Have the policy see every period; return its last word."""
+    policy = build(
+        settings.policy,
+        Limits(settings.min_pool_size * nodes * settings.slots, _UNLIMITED),
+        Goal(settings.objective.wait_ms / 1000, settings.objective.quantile),
+        settings.pool_size * nodes * settings.slots,
+    )
+    if memory.state is not None:
+        try:
+            policy.restore(memory.state)
+        except (KeyError, TypeError, ValueError):
+            logger.warning("another version's memory is of no use: %s begins anew", memory.policy)
+    *missed, last = observations
+    for observation in missed:
+        policy.observe(observation)
+    asked = policy.observe(last)
+    memory.state = policy.snapshot()
+    return asked
+
+
+def _hold(
+    settings: PoolSettings, memory: Memory, now: float, samples: Samples
+) -> PoolDecision | None:
+    """Decide nothing, and say so once in each interval."""
+    if now - memory.decided < settings.optimization_interval:
+        return None
+    memory.decided = now
+    size = memory.size or 0
+    if not settings.enable_metrics:
+        why = "enable_metrics is false, so its nodes write no samples to decide on"
+    elif samples:
+        silent = now - max(its[-1].at for its in samples.values())
+        why = f"no live node has written a sample for {silent:.0f} s"
+    else:
+        why = "no node has written a sample lately"
+    return PoolDecision(
+        at=now,
+        policy=settings.policy,
+        target=size,
+        before=size,
+        wanted=size,
+        hosts=memory.hosts,
+        nodes={},
+        told=[],
+        reason=f"Hold {size} slots: {why}.",
+        acting=False,
+    )
+
+
+def _in_words(asked: Decision, target: int, hosts: int, nodes: int) -> str:
+    if target >= asked.target:
+        return asked.reason
+    return f"{asked.reason} Live nodes: {nodes}; they hold {target} at most. Wanted: {hosts}."

@@ -1,0 +1,260 @@
+"""Observing: the samples of a pool's nodes become one observation for each second.
+
+Nodes sample in the middle of each second of the server's clock, so each second
+is one observation, whenever the optimizer comes to see it. One that was away for
+a while sees what it missed in order, as if it had been there; one that looks
+twice finds nothing new.
+
+Arrivals are not counted anywhere: producers need not be ours. They are what
+has finished plus what more is in the pool now than before, waiting or running.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pooltasks.metrics.collector import STALE
+from pooltasks.optimizer.policies import Observation
+from pooltasks.telemetry import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pooltasks.metrics.counts import Counts
+    from pooltasks.metrics.samples import QueueState, StoredSample
+
+MISSED = 60
+"""Seconds that an optimizer that was away catches up with; what was before, policies forget too."""
+_CLOCK_SET_BACK = 5  # periods
+_LOOK_AHEAD = 0.02  # seconds
+_OVERHEAD = 0.002
+"""Seconds that Celery keeps a worker busy around one operation, at most."""
+
+
+@dataclass
+class _Work:
+    """What was done in a span of time, as far as policies care."""
+
+    left: int = 0
+    """Operations that left the pool: finished, or to be published again."""
+    started: int = 0
+    late: int = 0
+    wait_sum: float = 0.0
+    completed: int = 0
+    service_sum: float = 0.0
+    service_squares: float = 0.0
+    busy: float = 0.0
+
+    @classmethod
+    def of(cls, counts: Counts, wait: float) -> _Work:
+        runs = counts.run.count
+        overhead = min(max(0.0, counts.busy - counts.run.total), runs * _OVERHEAD)
+        return cls(
+            # What a dead worker lost was put back: it has not left.
+            left=sum(counts.outcomes.values()) - counts.outcomes[Outcome.LOST],
+            started=counts.wait.count,
+            late=round((counts.wait.share_above(wait) or 0.0) * counts.wait.count),
+            wait_sum=counts.wait.total,
+            completed=runs,
+            service_sum=counts.run.total + overhead,
+            service_squares=counts.run.squares,
+            busy=counts.busy,
+        )
+
+    def plus(self, other: _Work, sign: int = 1) -> _Work:
+        its = vars(other)
+        return _Work(**{name: value + sign * its[name] for name, value in vars(self).items()})
+
+
+@dataclass
+class Watch:
+    """How far the samples of a pool have been seen; it outlives the process as JSON."""
+
+    period: int | None = None
+    """Number of the last period (a second, if nodes sample once a second)."""
+    at: float = 0.0
+    """Server time of the last sample in it."""
+    inside: int = 0
+    """Operations in the pool then, waiting or running."""
+    seen: dict[str, tuple[int, float, _Work]] = field(default_factory=dict)
+    """Of each node the last sample: number, time, content. One that may not have
+    arrived is written again under its number, with what came after it."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state as JSON values."""
+        seen = {
+            node: [number, at, list(vars(work).values())]
+            for node, (number, at, work) in self.seen.items()
+        }
+        return {"period": self.period, "at": self.at, "inside": self.inside, "seen": seen}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Watch:
+        """Return the watch that :meth:`snapshot` wrote."""
+        seen = {
+            node: (int(number), float(at), _Work(*work))
+            for node, (number, at, work) in state["seen"].items()
+        }
+        return cls(state["period"], float(state["at"]), int(state["inside"]), seen)
+
+    def observe(
+        self,
+        queue: QueueState,
+        samples: Mapping[str, Sequence[StoredSample]],
+        *,
+        wait: float,
+        size: int,
+        slots: int,
+        interval: float,
+    ) -> list[Observation]:
+        """Return an observation for each period that is new, oldest first.
+
+        Args:
+            queue: The queue now.
+            samples: Of each node, oldest first; at least those since :attr:`at`.
+            wait: Of the objective, seconds.
+            size: Slots that the pool was last told to have.
+            slots: Of a worker.
+            interval: Seconds between samples of a node: the length of a period.
+        """
+        newest = newest_period(samples, interval)
+        if newest is None:
+            return []
+        if self.period is not None and newest < self.period - _CLOCK_SET_BACK:
+            self.period = None
+        first = newest - MISSED + 1
+        if self.period is not None and self.period + 1 >= first:
+            first = self.period + 1
+        else:
+            self._skip(samples, first, interval)
+        periods = self._new_work(samples, first, wait, interval)
+        observations = []
+        for period in range(first, newest + 1):
+            end = (period + 1) * interval
+            present = [
+                one
+                for its in samples.values()
+                if (one := _last_before(its, end)) and _counts(one, period * interval, end)
+            ]
+            inside_now = [one for one in present if one.at >= period * interval]
+            if not inside_now:
+                continue  # nobody wrote: the next period has it
+            # Each node read the queue; the last to do so knows best.
+            latest = max(inside_now, key=lambda one: one.at)
+            working = [one.sample for one in present if not one.sample.stopped]
+            reserved = sum(sample.reserved for sample in working)
+            inside = latest.queue.depth + reserved + sum(sample.busy for sample in working)
+            work = periods.get(period, _Work())
+            # Before the first period nobody looked: as many as after it, say.
+            before = inside if self.period is None else self.inside
+            seconds = interval if self.period is None else max(latest.at - self.at, 1e-3)
+            depth = queue.depth if period == newest else latest.queue.depth
+            observations.append(
+                Observation(
+                    now=latest.at,
+                    seconds=seconds,
+                    # Fewer than none: some were purged, or a node's death is half seen.
+                    arrivals=max(0, work.left + inside - before),
+                    waiting=depth + reserved,
+                    started=work.started,
+                    late=work.late,
+                    wait_sum=work.wait_sum,
+                    completed=work.completed,
+                    service_sum=work.service_sum,
+                    service_squares=work.service_squares,
+                    busy=work.busy / seconds,
+                    size=size,
+                    warm=sum(sample.warm for sample in working) * slots,
+                    complete=len(inside_now) == len(present),
+                )
+            )
+            self.period, self.at, self.inside = period, latest.at, inside
+        return observations
+
+    def _skip(
+        self, samples: Mapping[str, Sequence[StoredSample]], first: int, interval: float
+    ) -> None:
+        """Take what was before the period ``first`` as seen."""
+        self.period = None
+        self.seen = {}
+        for node, its in samples.items():
+            before = _last_before(its, first * interval)
+            if before is not None:
+                self.seen[node] = (before.sample.number, before.at, _Work())
+
+    def _new_work(
+        self,
+        samples: Mapping[str, Sequence[StoredSample]],
+        first: int,
+        wait: float,
+        interval: float,
+    ) -> dict[int, _Work]:
+        """Return the work of each period that was not seen before, and note it as seen.
+
+        What comes late belongs to the first period that can still have it.
+        """
+        periods: dict[int, _Work] = {}
+        for node, its in samples.items():
+            number, at, known = self.seen.get(node, (-1, 0.0, _Work()))
+            for one in its:
+                if one.at <= at or one.sample.number < number:
+                    continue
+                work = _Work.of(one.sample.counts, wait)
+                new = work.plus(known, -1) if one.sample.number == number else work
+                period = max(first, math.floor(one.at / interval))
+                periods[period] = periods.get(period, _Work()).plus(new)
+                number, at, known = one.sample.number, one.at, work
+            self.seen[node] = (number, at, known)
+        for node in self.seen.keys() - samples.keys():
+            del self.seen[node]
+        return periods
+
+
+def newest_period(samples: Mapping[str, Sequence[StoredSample]], interval: float) -> int | None:
+    """Return the number of the last period that has a sample; None if there is none."""
+    return max((math.floor(its[-1].at / interval) for its in samples.values()), default=None)
+
+
+def live(samples: Mapping[str, Sequence[StoredSample]], now: float) -> dict[str, StoredSample]:
+    """Return the last sample of each node that serves the pool, by Celery's name for it.
+
+    A node that starts again begins a new series under the same name: the old
+    one is its past.
+    """
+    nodes: dict[str, StoredSample] = {}
+    for series, its in samples.items():
+        last, name = its[-1], series.rpartition("/")[0] or series
+        if last.sample.stopped or not _is_present(last, now):
+            continue
+        if name not in nodes or nodes[name].at < last.at:
+            nodes[name] = last
+    return nodes
+
+
+def is_due(nodes: Iterable[StoredSample], now: float, interval: float, patience: float) -> bool:
+    """Return whether a sample of the present period is missing that may come any moment.
+
+    Args:
+        nodes: Of each live node the last sample.
+        now: Server time.
+        interval: Seconds between samples of a node, the length of a period.
+        patience: Seconds after which it is not waited for any longer.
+    """
+    start = math.floor(now / interval) * interval
+    late = now - start - interval / 2
+    return -_LOOK_AHEAD <= late < patience and any(one.at < start for one in nodes)
+
+
+def _last_before(its: Sequence[StoredSample], end: float) -> StoredSample | None:
+    return next((one for one in reversed(its) if one.at < end), None)
+
+
+def _counts(one: StoredSample, start: float, end: float) -> bool:
+    """Return whether a node's last sample before ``end`` tells of the period from ``start``."""
+    return one.at >= start or (not one.sample.stopped and _is_present(one, end))
+
+
+def _is_present(one: StoredSample, now: float) -> bool:
+    return now - one.at < max(STALE, STALE * one.sample.interval)

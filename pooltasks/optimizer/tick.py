@@ -1,0 +1,94 @@
+"""The operation that beat sends once a second: every pool's optimizer takes a turn.
+
+It runs in the control pool, a queue and a process of its own, so that it never
+waits behind the backlog that it is to cure.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import shared_task
+from celery.utils.log import get_logger
+
+from pooltasks import keys
+from pooltasks.app import settings_of
+from pooltasks.broker.client import redis_client
+from pooltasks.broker.queues import lists_of
+from pooltasks.broker.serialization import SERIALIZER
+from pooltasks.optimizer.controller import PATIENCE, Controller
+from pooltasks.settings import CONTROL_POOL
+from pooltasks.task import Operation
+
+if TYPE_CHECKING:
+    from pooltasks.settings import Settings
+
+logger = get_logger(__name__)
+
+NAME = "pooltasks.optimizer.tick"
+_MOST_WAITING = 2
+_A_DAY = 86400.0
+
+
+class Tick(Operation):
+    """An operation that is not worth publishing while others like it wait.
+
+    Without a control node they would pile up, 86,400 a day, and the node would
+    have to get through all of them when it is back.
+    """
+
+    abstract = True
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Publish it, unless the control pool is behind; then return None."""
+        client = redis_client(self.app)
+        queue = lists_of(self.app, keys.queue(CONTROL_POOL))
+        if sum(int(client.llen(name)) for name in queue) >= _MOST_WAITING:
+            return None
+        return super().apply_async(*args, **options)
+
+
+@shared_task(
+    base=Tick,
+    bind=True,
+    name=NAME,
+    pool=CONTROL_POOL,
+    serializer=SERIALIZER,
+    ignore_result=True,
+    # The next one comes anyway; and one of yesterday is as good as a new one.
+    acks_late=False,
+    timeout=5.0,
+    checkout_timeout=_A_DAY,
+)
+def tick(self: Tick) -> None:
+    """Have each pool that is to be optimized take its turn."""
+    until = time.monotonic() + PATIENCE
+    for pool in optimized(settings_of(self.app)):
+        try:
+            Controller(self.app, pool).tick(until)
+        except Exception:
+            # Whatever is wrong with one pool: the others' turns are now.
+            logger.exception("pool %s: its optimizer's turn failed", pool)
+
+
+def optimized(settings: Settings) -> list[str]:
+    """Return the pools that the optimizer sizes."""
+    return [
+        name
+        for name, pool in settings.pools.items()
+        if pool.enable_optimizer and name != CONTROL_POOL
+    ]
+
+
+class Quiet(logging.Filter):
+    """Leaves out of the log that a tick was sent, received and done: once a second is no news."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is worth a line."""
+        return record.levelno > logging.INFO or NAME not in record.getMessage()
+
+
+for _chatty in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(_chatty).addFilter(Quiet())
