@@ -1,0 +1,1 @@
+"""Breaks a deployment on purpose, and accounts for every operation (``scripts/chaos``)."""

@@ -1,0 +1,104 @@
+"""Where every accepted operation is in the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pooltasks import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from chaos.cluster import Cluster
+
+_BATCH = 1000
+_READY = {"SUCCESS": "done", "FAILURE": "failed", "REVOKED": "revoked"}
+
+
+@dataclass
+class Account:
+    """What became of the accepted operations of one run."""
+
+    accepted: int
+    done: int = 0
+    failed: int = 0
+    dead: int = 0
+    revoked: int = 0
+    waiting: int = 0
+    """In the queue, though nobody takes them any more."""
+    reserved: int = 0
+    """Held by a process that is dead; stock gives them back after the visibility timeout."""
+    lost: list[str] = field(default_factory=list)
+    repeated: int = 0
+    """Runs beyond the first of each operation."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every operation is done, failed, revoked or a dead letter."""
+        return not (self.lost or self.waiting or self.reserved)
+
+
+def settle(cluster: Cluster, accepted: Collection[str], patience: float) -> Account:
+    """Wait until every operation has an end, or nothing has happened for ``patience`` seconds."""
+    seen, since = (-1, -1), time.monotonic()
+    open_operations = set(accepted)
+    while open_operations and time.monotonic() - since < patience:
+        open_operations -= _ended(cluster.redis, open_operations).keys()
+        progress = (len(open_operations), cluster.runs.count())
+        if progress != seen:
+            seen, since = progress, time.monotonic()
+        time.sleep(0.2)
+    return _account(cluster, accepted)
+
+
+def _account(cluster: Cluster, accepted: Collection[str]) -> Account:
+    server = cluster.redis
+    ended = _ended(server, accepted)
+    ends = Counter(ended.values())
+    account = Account(len(accepted), ends["done"], ends["failed"], ends["dead"], ends["revoked"])
+    reserved = {
+        _id_of(entry)
+        for name in (b"unacked", *server.keys("pooltasks:unacked:*"))
+        for entry in server.hvals(name)
+    }
+    waiting = {_id_of(entry) for entry in server.lrange("pool.chaos", 0, -1)}
+    for identifier in accepted:
+        if identifier in ended:
+            continue
+        if identifier in waiting:
+            account.waiting += 1
+        elif identifier in reserved:
+            account.reserved += 1
+        else:
+            account.lost.append(identifier)
+    starts = Counter(start.operation for start in cluster.runs)
+    account.repeated = sum(starts.values()) - len(starts)
+    return account
+
+
+def _ended(server: Any, operations: Iterable[str]) -> dict[str, str]:
+    """Return how each operation ended that has."""
+    identifiers = list(operations)
+    dead = {name.decode() for name in server.hkeys(keys.dead_letters("pool.chaos"))}
+    ended = {}
+    for place in range(0, len(identifiers), _BATCH):
+        batch = identifiers[place : place + _BATCH]
+        results = server.mget([f"celery-task-meta-{identifier}" for identifier in batch])
+        for identifier, result in zip(batch, results, strict=True):
+            if identifier in dead:
+                ended[identifier] = "dead"
+            elif result is not None and (state := json.loads(result)["status"]) in _READY:
+                ended[identifier] = _READY[state]
+    return ended
+
+
+def _id_of(entry: bytes) -> str:
+    """Return the id of the operation in a reservation or a message."""
+    content = json.loads(entry)
+    message = content[0] if isinstance(content, list) else content
+    identifier: str = message["headers"]["id"]
+    return identifier

@@ -1,0 +1,42 @@
+"""Small versions of what ``scripts/chaos`` does at full size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def chaos(*arguments: str) -> dict[str, Any]:
+    """Run the command; return what it found, which must be in order."""
+    completed = subprocess.run(
+        [sys.executable, "-m", "chaos", *arguments, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return json.loads(completed.stdout)
+
+
+def test_nothing_is_lost_when_nodes_and_workers_are_killed_frozen_and_cut_off() -> None:
+    found = chaos(
+        "kill",
+        "--operations=800",
+        "--node-kills=2",
+        "--worker-kills=4",
+        "--freezes=1",
+        "--cuts=2",
+        "--other-kills=1",
+    )
+    assert found["lost"] == found["waiting"] == found["reserved"] == 0
+    assert found["done"] + found["failed"] + found["dead"] == found["accepted"]
+    assert found["failed"] >= 2
+    happened = found["happened"]
+    assert (happened["node kills"], happened["worker kills"], happened["cuts"]) == (2, 4, 2)
