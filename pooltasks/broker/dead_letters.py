@@ -125,6 +125,7 @@ class DeadLetters:
         _, message = self.show(identifier)
         if _headers(message):
             decoded = json.loads(message)
+            decoded.pop("deliveries", None)
             for header in ("deliveries", "deadline", "published_at"):
                 decoded["headers"].pop(header, None)
             message = json.dumps(decoded).encode()

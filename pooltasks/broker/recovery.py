@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from celery.utils.log import get_logger
 from redis.exceptions import WatchError
 
 from pooltasks import keys
+from pooltasks.broker.dead_letters import deliveries_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,15 +53,41 @@ def _split(entry: bytes) -> tuple[bytes, str]:
     return entry[1:place], name
 
 
-def _redelivered(message: bytes) -> bytes:
-    """Return ``message`` with kombu's marks of a redelivery; as it is if it is not readable."""
+def redelivered(payload: dict[str, Any], deliveries: int) -> bytes:
+    """Return a message that goes back to its queue, with kombu's marks of a redelivery.
+
+    Args:
+        payload: The message; it is changed.
+        deliveries: How many workers or nodes have died while they had it. Beside
+            the header of that name it becomes the first key, where reserve.lua
+            sees it without reading the message.
+
+    Raises:
+        TypeError, KeyError: It is no message.
+    """
+    payload["headers"]["redelivered"] = True
+    payload["properties"]["delivery_info"]["redelivered"] = True
+    payload.pop("deliveries", None)
+    if deliveries:
+        payload["headers"]["deliveries"] = deliveries
+        payload = {"deliveries": deliveries, **payload}
+    return json.dumps(payload).encode()
+
+
+def _from_dead_node(message: bytes, now: float) -> bytes:
+    """Return a message that a dead node had; as it is if it is not readable.
+
+    The death counts as a delivery: which of its operations killed the node is
+    not known. One that was not due yet had not begun.
+    """
     try:
         payload = json.loads(message)
-        payload["headers"]["redelivered"] = True
-        payload["properties"]["delivery_info"]["redelivered"] = True
-    except (ValueError, TypeError, KeyError, RecursionError):
+        headers = payload["headers"]
+        eta = headers.get("eta")
+        due = eta is None or datetime.fromisoformat(eta).timestamp() <= now
+        return redelivered(payload, deliveries_of(headers) + due)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return message  # whoever reserves it makes it a dead letter
-    return json.dumps(payload).encode()
 
 
 class Lease:
@@ -143,10 +171,11 @@ class Lease:
                 if pipe.zscore(leases, identity) is None:
                     return
                 reserved = pipe.hvals(unacked)
+                now, _ = pipe.time()
                 pipe.multi()
                 for entry in reserved:
                     message, name = _split(entry)
-                    pipe.rpush(name, _redelivered(message))
+                    pipe.rpush(name, _from_dead_node(message, now))
                 pipe.delete(unacked)
                 pipe.zrem(leases, identity)
                 pipe.execute()

@@ -29,8 +29,8 @@ from redis.exceptions import NoScriptError
 
 from pooltasks import keys
 from pooltasks.broker.completion import COMPLETE, Batch, Completion
-from pooltasks.broker.dead_letters import DeadLetters
-from pooltasks.broker.recovery import WATCH_SECONDS, Lease, reservation_end
+from pooltasks.broker.dead_letters import DeadLetters, deliveries_of
+from pooltasks.broker.recovery import WATCH_SECONDS, Lease, redelivered, reservation_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,8 @@ logger = get_logger(__name__)
 
 _UNLIMITED = 100
 """Messages a channel without a prefetch count reserves at the same time."""
+_AT_ONCE = 500
+"""Messages that are reserved in one step at the most."""
 _MOMENT = 0.1
 """Seconds for which one of several lists is watched."""
 _RESERVE = COMPLETE + files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
@@ -68,6 +70,10 @@ class QoS(redis.QoS):
         """Return how many messages may be reserved now."""
         allowed = self.gate(self.prefetch_count) if self.gate else self.prefetch_count or _UNLIMITED
         return max(0, allowed - len(self._delivered) + len(self._dirty))
+
+    def holds(self, reservation: str | None) -> bool:
+        """Return whether ``reservation`` is there and not finished."""
+        return reservation in self._delivered and reservation not in self._dirty
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: leases, not ages, tell what is to be put back (``recovery.py``)."""
@@ -108,6 +114,10 @@ class Channel(redis.Channel):
         self.completion = Completion()
         self._underway = _NOTHING
         """What went with the reservation whose answer has not come."""
+        self.last_chance = 0
+        """How many deliveries may end in a death before the next is the last; 0: any number."""
+        self._on_trial: str | None = None
+        """The reservation that has its last chance, if there is one."""
         self._ids = f"{uuid4().hex}-"
         self._next_id = 0
         self._asked: tuple[str, ...] = ()
@@ -154,7 +164,9 @@ class Channel(redis.Channel):
                 self.unacked_key,
                 keys.LEASES,
                 *lists,
-                self.qos.room(),
+                min(self.qos.room(), _AT_ONCE),
+                self.last_chance,
+                int(self.qos.holds(self._on_trial)),
                 self.connection.identity if self.connection.lease else "",
                 self._ids,
                 self._next_id,
@@ -202,7 +214,10 @@ class Channel(redis.Channel):
         first = self._next_id
         messages = answer[1::2]
         self._next_id += len(messages)
+        trial = b'{"deliveries": %d,' % self.last_chance
         for number, place, message in zip(count(first), answer[::2], messages, strict=False):
+            if message.startswith(trial):
+                self._on_trial = f"{self._ids}{number}"
             self._receive_reserved(self._asked[place - 1], f"{self._ids}{number}", message)
         return True
 
@@ -215,11 +230,10 @@ class Channel(redis.Channel):
             properties = payload["properties"]
             properties["delivery_tag"] = reservation
             # Where it came from is known; what its sender says of that is not needed.
-            redelivered = bool(properties["delivery_info"].get("redelivered"))
             properties["delivery_info"] = {
                 "exchange": "",
                 "routing_key": queue,
-                "redelivered": redelivered,
+                "redelivered": bool(properties["delivery_info"].get("redelivered")),
             }
             self.Message(payload, channel=self)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -272,9 +286,8 @@ class Channel(redis.Channel):
         its worker died has counted that there.
         """
         payload = message._raw  # noqa: SLF001  kombu's name
-        payload["headers"] = {**message.headers, "redelivered": True}
+        payload["headers"] = message.headers
         info = payload["properties"]["delivery_info"]
-        info["redelivered"] = True
         priority = self._get_message_priority(payload, reverse=False)
         with self.conn_or_acquire() as client:
             client.eval(
@@ -283,7 +296,7 @@ class Channel(redis.Channel):
                 self.unacked_key,
                 self._q_for_pri(info["routing_key"], priority),
                 message.delivery_tag,
-                json.dumps(payload),
+                redelivered(payload, deliveries_of(message.headers)),
             )
 
     def complete_finished(self) -> None:

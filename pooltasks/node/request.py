@@ -49,13 +49,21 @@ class OperationRequest(Request):
             self._message.headers["deliveries"] = deliveries
         super().on_failure(exc_info, send_failed_event, return_ok)
 
+    def revoked(self) -> bool:
+        """Return whether it is not to be run; what has seen too many deaths is buried."""
+        deliveries = deliveries_of(self._message.headers)
+        if deliveries >= self._pool_settings().max_deliveries and not self.acknowledged:
+            self._bury(deliveries)
+            return True
+        return bool(super().revoked())
+
     def _is_ours(self) -> bool:
         """Return whether this process, and not revoke or shutdown, is done with the operation."""
         return not (self._already_cancelled or self._already_revoked or self.acknowledged)
 
     def _bury(self, deliveries: int) -> None:
         """Make the operation a dead letter, and tell its caller."""
-        reason = f"{self.name} killed its worker at each of {deliveries} deliveries"
+        reason = f"{self.name} killed its worker or node at each of {deliveries} deliveries"
         queue = self._delivery_info["routing_key"]
         message = json.dumps(self._message._raw).encode()  # noqa: SLF001  kombu's name
         DeadLetters(redis_client(self._app), queue).add(message, reason)

@@ -43,6 +43,7 @@ class TaskPool(prefork.TaskPool):
         settings = extension.settings.pool_settings(extension.pool)
         plan = Plan.of(extension.pool, settings, self.limit + settings.spares)
         self.scoreboard = Scoreboard()
+        self.max_deliveries = settings.max_deliveries
         self.results: list[StoredResult] = []
         self.Pool = partial(
             WarmPool,

@@ -114,6 +114,14 @@ def tell_the_time(self, seconds: float) -> dict[str, Any]:
 
 
 @operation(pool="code", bind=True)
+def kill_the_node(self, key: str) -> None:
+    """Kill the node that runs this, whenever it runs."""
+    redis_client(self.app).incr(key)
+    os.kill(os.getppid(), 9)
+    time.sleep(60)
+
+
+@operation(pool="code", bind=True)
 def die_once(self, key: str) -> int:
     """Kill this worker at the first delivery."""
     deliveries = redis_client(self.app).incr(key)

@@ -116,7 +116,7 @@ def test_an_operation_that_kills_its_worker_starts_max_deliveries_times(
     poison = pool.submit("sample_operations.die_always", ["starts"])
     neighbours = [pool.submit("sample_operations.echo", [number]) for number in range(40)]
 
-    with pytest.raises(PoisonedError, match="killed its worker at each of 3 deliveries"):
+    with pytest.raises(PoisonedError, match="killed its worker or node at each of 3 deliveries"):
         poison.get(timeout=DEADLINE)
     assert deployment.redis.get("starts") == "3"
     assert [neighbour.get(timeout=DEADLINE) for neighbour in neighbours] == list(range(40))
@@ -128,6 +128,30 @@ def test_an_operation_that_kills_its_worker_starts_max_deliveries_times(
     assert deployment.run("pooltasks", "dead", "retry", "code", poison.id).returncode == 0
     again = wait_until(lambda: deployment.redis.get("starts") == "6", "it runs again, 3 times")
     assert again
+
+
+def test_an_operation_that_kills_its_node_starts_max_deliveries_times(
+    deployment: Deployment, app: PoolApp
+) -> None:
+    for number in range(4):
+        deployment.start_node("-Q", "pool.code", "-n", f"n{number}@%h", "-c", "2")
+    wait_until(lambda: deployment.redis.zcard("pooltasks:leases") == 4, "four leases")
+    seen_at = time.monotonic()
+    wait_until(lambda: time.monotonic() - seen_at > 0.5, "they have seen each other")
+    pool = Pool("code", app=app)
+    # Those that run beside it die with it, and wait with it for their turn.
+    neighbours = [pool.submit("sample_operations.occupy", [0.2]) for _ in range(12)]
+    poison = pool.submit("sample_operations.kill_the_node", ["starts"])
+    neighbours += [pool.submit("sample_operations.occupy", [0.2]) for _ in range(12)]
+
+    with pytest.raises(PoisonedError, match="killed its worker or node at each of 3 deliveries"):
+        poison.get(timeout=DEADLINE)
+    assert deployment.redis.get("starts") == "3"
+    for neighbour in neighbours:
+        neighbour.get(timeout=DEADLINE)
+    assert sum(node.poll() is None for node in deployment.nodes) == 1
+    (letter,) = json.loads(deployment.run("pooltasks", "dead", "list", "code", "--json").stdout)
+    assert letter["id"] == poison.id
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,26 @@ def test_a_message_goes_back_to_the_head_of_its_list_marked_as_redelivered(
     let_the_lease_run_out(server, "dead")
     lease.renew()
     payload = json.loads(server.rpop("pool.code"))
-    assert payload["headers"] == {"id": "1", "redelivered": True}
+    assert next(iter(payload)) == "deliveries"
+    assert payload["headers"] == {"id": "1", "redelivered": True, "deliveries": 1}
     assert payload["properties"]["delivery_info"] == {"redelivered": True}
     assert server.rpop("pool.code") == b"waiting"
+
+
+def test_what_was_not_due_yet_had_not_begun_when_its_node_died(
+    server: fakeredis.FakeRedis,
+) -> None:
+    lease = Lease(server, "me")
+    lease.take()
+    message = {
+        "headers": {"id": "1", "eta": "2999-01-01T00:00:00+00:00"},
+        "properties": {"delivery_info": {}},
+        "body": "",
+    }
+    reserve(server, "dead", json.dumps(message).encode(), "pool.code")
+    let_the_lease_run_out(server, "dead")
+    lease.renew()
+    assert "deliveries" not in json.loads(server.rpop("pool.code"))["headers"]
 
 
 def test_a_node_whose_lease_was_taken_is_told_so(server: fakeredis.FakeRedis) -> None:
