@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import redis
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytest.register_assert_rewrite("session_promises")
+# How long an example takes says more of the machine's load than of the code.
+hypothesis.settings.register_profile("pooltasks", deadline=None)
+hypothesis.settings.load_profile("pooltasks")
 
 DEADLINE = 10.0  # seconds
 

@@ -36,6 +36,7 @@ def server_time(client: redis.Redis) -> float:
     return seconds + microseconds / 1e6
 
 
+@pytest.mark.timing
 def test_waits_are_true_on_hosts_whose_clocks_differ(
     deployment: Deployment, faketime: Path
 ) -> None:

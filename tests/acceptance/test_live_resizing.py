@@ -102,6 +102,7 @@ def test_a_pool_that_shrinks_interrupts_no_operation(deployment: Deployment) -> 
     assert worker["pid"] in busy
 
 
+@pytest.mark.timing
 def test_a_spare_takes_over_from_a_dead_worker_and_for_growth(deployment: Deployment) -> None:
     app = deployment.configure("""
         [pools.code]

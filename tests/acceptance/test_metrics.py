@@ -151,6 +151,7 @@ def counted(pool: Pool) -> tuple[float, Counts]:
     return its[-1].at, Counts.merged(one.sample.counts for one in its)
 
 
+@pytest.mark.timing
 def test_utilization_is_that_of_the_schedule(deployment: Deployment, pool: Pool) -> None:
     def occupy(*schedule: float) -> None:
         results = [pool.submit("sample_operations.occupy", [seconds]) for seconds in schedule]
@@ -176,6 +177,7 @@ def test_utilization_is_that_of_the_schedule(deployment: Deployment, pool: Pool)
     assert busy / process == pytest.approx(truth, rel=0.01)
 
 
+@pytest.mark.timing
 def test_a_silent_node_is_stale_within_three_seconds_and_may_come_back(
     deployment: Deployment, pool: Pool
 ) -> None:

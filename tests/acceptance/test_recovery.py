@@ -67,6 +67,7 @@ def occupy_both_nodes(deployment: Deployment, app: PoolApp) -> tuple[list[Any], 
     return results, sum(mark["node"] == node for mark in marks(deployment))
 
 
+@pytest.mark.timing
 def test_what_a_killed_node_ran_runs_elsewhere_within_half_a_second(
     deployment: Deployment, app: PoolApp
 ) -> None:
@@ -87,6 +88,7 @@ def test_what_a_killed_node_ran_runs_elsewhere_within_half_a_second(
     assert "its connections closed" in deployment.log(1)
 
 
+@pytest.mark.timing
 def test_what_a_frozen_node_ran_runs_elsewhere_within_its_lease_and_the_node_rejoins(
     deployment: Deployment, app: PoolApp
 ) -> None:

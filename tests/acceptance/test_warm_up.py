@@ -57,6 +57,7 @@ def overlaps(timeline: list[dict[str, Any]]) -> int:
 @pytest.mark.parametrize(
     ("strategy", "at_once"), [("parallel", 6), ("staged", 2), ("sequential", 1)]
 )
+@pytest.mark.timing
 def test_the_strategy_decides_how_many_workers_warm_up_at_once(
     deployment: Deployment, strategy: str, at_once: int
 ) -> None:

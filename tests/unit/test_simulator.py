@@ -85,6 +85,7 @@ def test_waits_are_erlangs_within_three_standard_errors(slots, margin):
         assert abs(fmean(found) - exact) <= 3.0 * error, f"P(W > {wait})"
 
 
+@pytest.mark.timing
 def test_time_grows_no_worse_than_n_log_n_up_to_ten_thousand_workers():
     events = 100_000
 
