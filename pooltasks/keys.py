@@ -36,6 +36,9 @@
 |                                       |        | optimizer that decides now    |               |
 | ``pooltasks:pool:<name>:paused``      | string | present while the optimizer   | until the     |
 |                                       |        | only watches                  | pause ends    |
+| ``pooltasks:pool:<name>:audit``       | stream | what operators did to the     | 90 days after |
+|                                       |        | pool in the dashboard, the    | the last      |
+|                                       |        | last 1,000 actions            | action        |
 | ``pooltasks:leases``                  | zset   | node identity → server time   | a day after   |
 |                                       |        | in ms when its lease runs out | the last one  |
 | ``pooltasks:unacked:<identity>``      | hash   | reservation id → message,     | until done or |
@@ -141,3 +144,8 @@ def decisions(pool: str) -> str:
 def hosts_wanted(pool: str) -> str:
     """Return the list that has an element for each node that ``pool`` needs."""
     return f"{PREFIX}pool:{pool}:hosts"
+
+
+def pool_audit(pool: str) -> str:
+    """Return the stream of what operators did to a pool."""
+    return f"{PREFIX}pool:{pool}:audit"

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from kombu.exceptions import OperationalError
 
+from pooltasks import remote
 from pooltasks.app import settings_of
 
 if TYPE_CHECKING:
     from celery import Celery
-
-_REPLY_TIMEOUT = 1.0
 
 
 def statuses(app: Celery, pools: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
@@ -50,18 +49,8 @@ def ask(
         click.ClickException: The server cannot be reached, or refuses.
     """
     try:
-        replies = app.control.broadcast(
-            command,
-            arguments=arguments,
-            destination=nodes,
-            reply=True,
-            timeout=_REPLY_TIMEOUT,
-            limit=len(nodes) if nodes else None,
-        )
+        return remote.ask(app, command, nodes, **arguments)
     except OperationalError as error:
         raise click.ClickException(
             f"The server: {error} Is it running? See POOLTASKS_REDIS_URL."
         ) from error
-    return {
-        node: answer for reply in replies for node, answer in reply.items() if "error" not in answer
-    }

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pooltasks.cli.nodes import ask, statuses
+from pooltasks.remote import split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from celery.bin.base import CLIContext
 
 
@@ -37,7 +36,7 @@ def resize(context: CLIContext, pool: str, size: int, spares: int | None, as_jso
     bounds = [(node["floor"], node["ceiling"]) for node in nodes.values()]
     replies = {
         name: reply
-        for name, share in zip(nodes, _shares(size, bounds), strict=True)
+        for name, share in split(size, nodes).items()
         for name, reply in ask(
             context.app, "pool_resize", [name], size=share, spares=spares
         ).items()
@@ -58,14 +57,3 @@ def resize(context: CLIContext, pool: str, size: int, spares: int | None, as_jso
             f"The pool has {reached} workers, not {size}; its {len(nodes)} nodes allow "
             f"{low} to {high}, and {len(replies)} of them answered."
         )
-
-
-def _shares(size: int, bounds: Sequence[tuple[int, int]]) -> list[int]:
-    """Split ``size`` as evenly as the smallest and largest size of each node allow."""
-    shares = [floor for floor, _ in bounds]
-    for _ in range(size - sum(shares)):
-        below = [place for place, (_, ceiling) in enumerate(bounds) if shares[place] < ceiling]
-        if not below:
-            break
-        shares[min(below, key=lambda place: shares[place])] += 1
-    return shares

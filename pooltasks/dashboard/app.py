@@ -44,10 +44,13 @@ class PoolFlower(Flower):
         self.assets = Assets(_HERE / "static")
         rules = [
             url(r"/pools", handlers.PoolsPage, name="pools"),
-            url(r"/pools/-/data", handlers.PoolsData, name="pools-data"),
+            url(r"/pools/-/data", handlers.PoolsData),
             url(r"/pools/-/files/([0-9a-f]+)/(.+)", handlers.File, name="pools-file"),
             url(rf"/pools/{_POOL}", handlers.PoolPage, name="pool"),
-            url(rf"/pools/{_POOL}/data", handlers.PoolData, name="pool-data"),
+            url(rf"/pools/{_POOL}/data", handlers.PoolData),
+            url(rf"/pools/{_POOL}/dead", handlers.DeadLetterList),
+            url(rf"/pools/{_POOL}/dead/letter", handlers.DeadLetterText),
+            url(rf"/pools/{_POOL}/actions/([a-z]+)", handlers.PoolAction),
         ]
         if options.url_prefix:
             rules = [rewrite_handler(rule, options.url_prefix) for rule in rules]

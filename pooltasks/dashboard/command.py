@@ -6,7 +6,8 @@ Celery loads this module at every command, through its entry point
 
 from __future__ import annotations
 
-import atexit
+import logging
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -51,13 +52,17 @@ def dashboard(context: click.Context, flower_options: tuple[str, ...]) -> None:
     command.setup_logging()
     application = PoolFlower(capp=celery.app, options=options, **settings)
     register(celery.app)  # Flower's /metrics is the default registry
-    atexit.register(application.stop)
     signal.signal(signal.SIGTERM, command.sigterm_handler)
     port = application.start_http_server()
     if not celery.quiet:
         command.print_banner(celery.app, "ssl_options" in settings, port)
     with suppress(KeyboardInterrupt, SystemExit):
         application.start()
+    application.stop()
+    logging.shutdown()
+    # Not by returning: without the server, a thread of Flower's executor that asks
+    # nodes waits for it for ever, and Python waits for the thread.
+    os._exit(0)
 
 
 def is_installed() -> bool:

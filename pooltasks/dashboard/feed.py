@@ -20,6 +20,7 @@ from pooltasks.app import settings_of
 from pooltasks.broker.client import impatient_client
 from pooltasks.dashboard import view
 from pooltasks.dashboard.reader import PoolReader
+from pooltasks.dashboard.watch import NodeWatch
 from pooltasks.settings import CONTROL_POOL
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Feed:
         self._app = app
         self._thread = ThreadPoolExecutor(1, "pooltasks-feed")
         self._client = impatient_client(app)
+        self._watch = NodeWatch(app)
+        self._watch.start()
         self._readers: dict[str, PoolReader] = {}
         self._answers: dict[Hashable, tuple[float, asyncio.Future[bytes]]] = {}
         self._away_since: float | None = None
@@ -67,6 +70,7 @@ class Feed:
 
     def close(self) -> None:
         """End the thread."""
+        self._watch.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(self, question: Hashable, read: Callable[[], dict[str, Any]]) -> bytes:
@@ -109,7 +113,7 @@ class Feed:
 
     def _reader(self, pool: str) -> PoolReader:
         if pool not in self._readers:
-            self._readers[pool] = PoolReader(self._app, self._client, pool)
+            self._readers[pool] = PoolReader(self._app, self._client, pool, self._watch)
         reader = self._readers[pool]
         reader.used_at = time.monotonic()
         return reader

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from base64 import b64decode
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from flower.views import BaseHandler
-from tornado.web import HTTPError, authenticated
+from kombu.exceptions import OperationalError
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+from tornado.ioloop import IOLoop
+from tornado.web import HTTPError, RequestHandler, authenticated
 
+from pooltasks import keys
 from pooltasks.app import settings_of
+from pooltasks.broker.client import redis_client
+from pooltasks.broker.dead_letters import DeadLetters
+from pooltasks.dashboard import letters
+from pooltasks.dashboard.actions import ACTIONS, carry_out
 from pooltasks.dashboard.reader import STEPS
-from pooltasks.errors import ConfigurationError
+from pooltasks.errors import ConfigurationError, DeadLetterNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pooltasks.settings import PoolSettings
 
@@ -23,6 +34,7 @@ _POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
+_T = TypeVar("_T")
 _FOR_EVER = "private, max-age=31536000, immutable"
 
 
@@ -42,12 +54,25 @@ class Handler(BaseHandler):
         except ConfigurationError as error:
             raise HTTPError(404, "%s", error.message, reason="No such pool") from error
 
+    def why_not(self) -> str | None:
+        """Return why nothing may be changed here; None if it may."""
+        options = self.application.options
+        if options.read_only:
+            return "This dashboard only shows: it was started with --read-only."
+        if not (options.basic_auth or options.auth or self.unauthenticated_api):
+            return (
+                "Actions need a login: start the dashboard with --basic-auth=NAME:PASSWORD or "
+                "--auth, or, where only you can reach it, with FLOWER_UNAUTHENTICATED_API=true."
+            )
+        return None
+
     def page(self, template: str, **arguments: Any) -> None:
         """Write a page. ``arguments["start"]`` is what its script begins with, as JSON."""
         its_start: Mapping[str, Any] = arguments.pop("start", {})
         start = {
             "pools": self.application.feed.pools(),
             "root": self.reverse_url("pools"),
+            "locked": self.why_not(),
             **its_start,
         }
         self.render(
@@ -64,6 +89,23 @@ class DataHandler(Handler):
     def get_login_url(self) -> str:
         """Refuse; a script cannot log in."""
         raise HTTPError(401)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002  Tornado's interface
+        """Say what is wrong in a line of text.
+
+        Without ``WWW-Authenticate``: a browser would ask for a password every second.
+        """
+        error = kwargs.get("exc_info", (None, None))[1]
+        message = error.get_message() if isinstance(error, HTTPError) else "Internal error"
+        self.set_header("Content-Type", "text/plain; charset=UTF-8")
+        self.finish(message or self._reason)
+
+    async def waiting(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Run what waits for the server in a thread of Flower's; answers 503 without it."""
+        try:
+            return await IOLoop.current().run_in_executor(None, function, *arguments)
+        except (RedisError, OperationalError) as error:
+            raise HTTPError(503, "The server does not answer.") from error
 
     def answer(self, compressed: bytes, kind: str = "application/json") -> None:
         """Write what is compressed already."""
@@ -114,6 +156,84 @@ class PoolData(DataHandler):
             allowed = ", ".join(map(str, STEPS))
             raise HTTPError(400, f"window is {window}; allowed: {allowed}")
         self.answer(await self.application.feed.page(pool, window, since))
+
+
+class LetterHandler(DataHandler):
+    """Answers from the dead letters of a pool."""
+
+    def store(self, pool: str) -> DeadLetters:
+        """Return the letters of ``pool``."""
+        return DeadLetters(redis_client(self.capp), keys.queue(pool))
+
+
+class DeadLetterList(LetterHandler):
+    """Dead letters of a pool, as JSON."""
+
+    @authenticated
+    async def get(self, pool: str) -> None:
+        """Write those that match the query: ``reason``, ``operation``."""
+        self.settings_of_pool(pool)
+        reason = self.get_argument("reason", "", escape=False)
+        operation = self.get_argument("operation", "", escape=False)
+        self.write(await self.waiting(letters.listed, self.store(pool), reason, operation))
+
+
+class DeadLetterText(LetterHandler):
+    """One dead letter with its message, as JSON."""
+
+    @authenticated
+    async def get(self, pool: str) -> None:
+        """Write the one that the query names: ``id``."""
+        self.settings_of_pool(pool)
+        letter = self.get_argument("id", required=True, escape=False)
+        try:
+            self.write(await self.waiting(letters.shown, self.store(pool), letter))
+        except DeadLetterNotFoundError as error:
+            raise HTTPError(404, "%s", error) from error
+
+
+class PoolAction(DataHandler):
+    """Does something to a pool."""
+
+    def check_xsrf_cookie(self) -> None:
+        """Refuse what another site makes a browser send, whoever is logged in how."""
+        site = self.request.headers.get("Sec-Fetch-Site")
+        origin = self.request.headers.get("Origin")
+        if site and site != "same-origin":
+            raise HTTPError(403, "Another site sent this")
+        if not site and origin and urlsplit(origin).netloc != self.request.host:
+            raise HTTPError(403, "Another site sent this")
+        RequestHandler.check_xsrf_cookie(self)
+
+    @authenticated
+    async def post(self, pool: str, name: str) -> None:
+        """Do the action that the path names, with the arguments of the JSON body."""
+        self.settings_of_pool(pool)
+        refusal = self.why_not()
+        if refusal:
+            raise HTTPError(403, "%s", refusal)
+        try:
+            action = ACTIONS[name].model_validate_json(self.request.body)
+        except KeyError:
+            raise HTTPError(404, f"There is no such action; {', '.join(ACTIONS)}") from None
+        except ValidationError as error:
+            problem = error.errors(include_input=False)[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise HTTPError(400, "%s", f"{place}: {problem['msg']}".lstrip(": ")) from error
+        done = await self.waiting(
+            carry_out, self.capp, pool, action, self.user_name(), self.request.remote_ip
+        )
+        self.set_status(200 if done.succeeded else 409)
+        self.write({"outcome": done.outcome})
+
+    def user_name(self) -> str:
+        """Return the account's name, as authentication has checked it."""
+        if isinstance(self.current_user, str):
+            return self.current_user
+        if not self.application.options.basic_auth:
+            return "anonymous"
+        _, credentials = self.request.headers["Authorization"].split()
+        return b64decode(credentials).decode().partition(":")[0]
 
 
 class File(DataHandler):

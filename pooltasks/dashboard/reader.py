@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pooltasks import keys
 from pooltasks.broker.queues import lists_of
 from pooltasks.dashboard import view
+from pooltasks.dashboard.audit import AuditLog
 from pooltasks.dashboard.events import events_of
 from pooltasks.dashboard.recent import RecentSamples
 from pooltasks.metrics.collector import Collector
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     import redis
     from celery import Celery
 
+    from pooltasks.dashboard.watch import NodeWatch
     from pooltasks.metrics.collector import HistoryPoint
 
 STEPS = {60: 1, 300: 1, 900: 3, 3600: 12}
 """The windows of a page, in seconds, and how many seconds make one point of its charts."""
 _OVERVIEW_WINDOW = 60
 _SPARK_SECONDS, _SPARK_STEP = 300, 5
+_MOST_ACTIONS = 50
 _REVISED = 2
 """Complete points that are sent again: a late sample may have changed them."""
 
@@ -35,14 +38,17 @@ class PoolReader:
         app: The application.
         client: A client of its server.
         name: The pool's name.
+        watch: Asks its nodes.
 
     Raises:
         ConfigurationError: There is no such pool.
     """
 
-    def __init__(self, app: Celery, client: redis.Redis, name: str) -> None:
+    def __init__(self, app: Celery, client: redis.Redis, name: str, watch: NodeWatch) -> None:
         self.pool = Pool(name, app)
         self._client = client
+        self._watch = watch
+        self._audit = AuditLog(client, name)
         settings = self.pool.settings
         lists = lists_of(app, self.pool.queue)
         self._samples = RecentSamples(client, name, lists, settings.objective)
@@ -84,6 +90,8 @@ class PoolReader:
         _, samples = self._samples.read(window)
         return {
             **view.metrics(self.pool, metrics),
+            "nodes": view.nodes(metrics, self._watch.look(view.live_nodes(metrics))),
+            "audit": self._audit.latest(_MOST_ACTIONS),
             "dead_letters": self._dead_letters(),
             "events": events_of(samples, metrics.at),
             "series": view.series(points, step, whole=since is None),

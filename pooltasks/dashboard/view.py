@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from pooltasks.metrics.collector import HistoryPoint, PoolMetrics, Quantiles
+    from pooltasks.dashboard.watch import Answer
+    from pooltasks.metrics.collector import HistoryPoint, NodeMetrics, PoolMetrics, Quantiles
     from pooltasks.pools import Pool
 
 
@@ -47,9 +48,43 @@ def metrics(pool: Pool, metrics: PoolMetrics) -> dict[str, Any]:
         "load": asdict(metrics.load),
         "work": asdict(metrics.work),
         "health": asdict(metrics.health) if metrics.health else None,
-        "nodes": [asdict(node) for node in metrics.nodes],
         "objective": _objective(pool),
     }
+
+
+def live_nodes(metrics: PoolMetrics) -> list[str]:
+    """Return the nodes that live, as Celery names them."""
+    return [_celery_name(node) for node in metrics.nodes if node.state == "live"]
+
+
+def nodes(metrics: PoolMetrics, answers: Mapping[str, Answer]) -> list[dict[str, Any]]:
+    """Return each node, from its samples, with what it says of itself.
+
+    ``state`` is ``live``, ``draining``, ``mute`` (it samples, or did a moment ago,
+    and does not answer) or ``stale``; ``workers`` is None where it is not known.
+    """
+    rows = []
+    for node in metrics.nodes:
+        answer = answers.get(_celery_name(node)) if node.state == "live" else None
+        state: str = node.state
+        if answer and answer.missed:
+            state = "mute"
+        elif answer and answer.status["draining"]:
+            state = "draining"
+        known = answer is not None and not answer.missed
+        rows.append(
+            {
+                **asdict(node),
+                "state": state,
+                "celery_name": _celery_name(node),
+                "workers": answer.status["workers"] if answer and known else None,
+            }
+        )
+    return rows
+
+
+def _celery_name(node: NodeMetrics) -> str:
+    return node.name.rpartition("/")[0] or node.name
 
 
 def concern(line: Mapping[str, Any]) -> float:
@@ -59,8 +94,8 @@ def concern(line: Mapping[str, Any]) -> float:
     return 0.0 if line["verdict"]["level"] == "off" else 200.0
 
 
-GOOD, FAIR = 80, 60
-"""Health scores from which on a pool is well, or not quite."""
+GOOD, FAIR = 90, 60
+"""Health scores from which on a pool is well, or wants attention soon."""
 
 
 def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
@@ -86,7 +121,7 @@ def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
             f"wait p{objective.quantile * 100:g} above its objective of {objective.wait_ms:g} ms"
         )
     if health and health.costs["errors"]:
-        problems.append(f"{work.error_rate or 0:.2%} of the operations failed")
+        problems.append(f"{100 * (work.error_rate or 0):.2g} % of the operations failed")
     if work.recoveries:
         problems.append(f"{_plural(work.recoveries, 'worker')} died")
     score = health.score if health else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from celery.worker import state as worker_state
@@ -19,7 +20,7 @@ def pool_status(state: Any) -> dict[str, Any]:
         "pid": os.getpid(),
         **_sizes(consumer),
         **_drain(consumer),
-        "workers": consumer.pool.workers(),
+        "workers": [{**worker, **_doing(worker["pid"])} for worker in consumer.pool.workers()],
         "warm_up": consumer.pool.warm_up_report(),
     }
 
@@ -69,6 +70,15 @@ def pool_warm_report(state: Any, number: int) -> dict[str, Any]:
     """Return the merged report of a warm-up round and whether it is finished."""
     report: dict[str, Any] = state.consumer.pool.warm_up_report(number)
     return report
+
+
+def _doing(pid: int) -> dict[str, Any]:
+    """Return the operation that a worker runs, its id, and for how many seconds; None if none."""
+    for request in worker_state.active_requests:
+        if request.worker_pid == pid:
+            since = time.time() - request.time_start
+            return {"operation": request.name, "id": request.id, "seconds": round(since, 3)}
+    return {"operation": None, "id": None, "seconds": None}
 
 
 def _sizes(consumer: Any) -> dict[str, Any]:

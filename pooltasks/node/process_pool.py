@@ -107,6 +107,10 @@ class WarmPool(SizedPool):
         self._forked_at[process.pid] = time.monotonic()
         return process
 
+    def age(self, pid: int) -> float:
+        """Return the seconds since a worker was forked."""
+        return time.monotonic() - self._forked_at[pid]
+
     def _event_process_exit(self, hub: Any, proc: Any, again: float = _REAP_AGAIN) -> None:
         """Reap a worker whose sentinel says that it ends.
 

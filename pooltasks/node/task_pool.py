@@ -228,11 +228,14 @@ class TaskPool(prefork.TaskPool):
         return {**summary(current.reports), "finished": not current.waiting}
 
     def workers(self) -> list[dict[str, Any]]:
-        """Return ``pid``, ``state`` (``warm``, ``spare``, ``warming``) and ``busy`` of each."""
+        """Return what each worker is: ``pid``, ``state``, ``busy`` and ``age`` in seconds.
+
+        ``state`` is ``warm``, ``spare`` or ``warming``.
+        """
         staff = self._pool.staff()
         states = [("warm", staff.serving), ("spare", staff.resting), ("warming", staff.cold)]
         return [
-            {"pid": pid, "state": state, "busy": pid in staff.busy}
+            {"pid": pid, "state": state, "busy": pid in staff.busy, "age": self._pool.age(pid)}
             for state, pids in states
             for pid in pids
         ]

@@ -68,6 +68,25 @@ class Dashboard:
             raw = gzip.decompress(raw)
         return status, raw.decode(), its
 
+    def act(
+        self,
+        name: str,
+        arguments: Any,
+        *,
+        account: str | None = ACCOUNT,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, str]:
+        """Do an action as the page does it, with the token that the page was given."""
+        token = "2|00000000|00000000000000000000000000000000|1700000000"  # noqa: S105  of nobody
+        its = {"Cookie": f"_xsrf={token}", "X-XSRFToken": token, "Sec-Fetch-Site": "same-origin"}
+        status, text, _ = self.ask(
+            f"/pools/code/actions/{name}",
+            account=account,
+            body=arguments,
+            headers={**its, **(headers or {})},
+        )
+        return status, text
+
     def json(self, path: str) -> Any:
         status, text, _ = self.ask(path)
         assert status == 200, text
@@ -161,10 +180,13 @@ def test_flower_is_still_there_and_leads_to_the_pools(guarded: Dashboard) -> Non
 def test_a_stranger_gets_nothing(guarded: Dashboard, account: str | None) -> None:
     files = files_of(guarded.ask("/pools/code")[1])
     assert files
-    for path in ("/pools", "/pools/code", "/pools/-/data", "/pools/code/data", *files):
+    data = ["/pools/-/data", "/pools/code/data", "/pools/code/dead", "/pools/code/dead/letter?id=1"]
+    for path in ("/pools", "/pools/code", *data, *files):
         status, text, _ = guarded.ask(path, account=account)
         assert (path, status) == (path, 401)
         assert "code" not in text
+    for name in ("resize", "warm", "drain", "retry", "drop", "absent"):
+        assert guarded.act(name, {"size": 1}, account=account)[0] == 401
 
 
 @pytest.mark.parametrize(
@@ -184,6 +206,59 @@ def test_nonsense_is_refused(guarded: Dashboard, path: str, status: int) -> None
     found, text, _ = guarded.ask(path.replace("<", "%3C").replace(">", "%3E"))
     assert found == status
     assert "<script>alert" not in text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"X-XSRFToken": ""},
+        {"X-XSRFToken": "2|00000000|11111111111111111111111111111111|1700000000"},
+        {"Cookie": ""},
+    ],
+)
+def test_what_another_site_sends_is_refused(guarded: Dashboard, headers: dict[str, str]) -> None:
+    assert guarded.act("warm", {}, headers=headers)[0] == 403
+    assert guarded.json("/pools/code/data")["audit"] == []
+
+
+def test_a_browser_that_tells_only_the_origin_is_judged_by_it(guarded: Dashboard) -> None:
+    without = {"Sec-Fetch-Site": ""}
+    status, _ = guarded.act("warm", {}, headers={**without, "Origin": "https://example.org"})
+    assert status == 403
+    status, _ = guarded.act("retry", {}, headers={**without, "Origin": guarded.address})
+    assert status == 400  # past the guard: it lacks its arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "status"),
+    [
+        ("resize", {"size": -1}, 400),
+        ("resize", {"size": "<script>"}, 400),
+        ("resize", None, 400),
+        ("absent", {}, 404),
+    ],
+)
+def test_a_wrong_action_is_refused(
+    guarded: Dashboard, name: str, arguments: Any, status: int
+) -> None:
+    found, text = guarded.act(name, arguments or [])
+    assert found == status
+    assert "<script>" not in text
+
+
+def test_a_dashboard_that_only_shows_or_asks_for_no_login_does_nothing(place: Deployment) -> None:
+    for options, why in (
+        ((f"--basic-auth={ACCOUNT}", "--read-only"), "--read-only"),
+        ((), "Actions need a login"),
+    ):
+        with running(place, *options) as dashboard:
+            status, text = dashboard.act("drop", {"letters": ["1"]})
+            assert status == 403
+            assert why in text
+            assert why in dashboard.ask("/pools/code")[1]
 
 
 def test_everything_moves_below_a_prefix(place: Deployment) -> None:
@@ -221,3 +296,33 @@ def test_the_numbers_are_those_of_the_pool(guarded: Dashboard) -> None:
         )
 
     wait_until(agree, "the page says what Pool.metrics() says")
+
+
+def test_actions_act_and_are_written_down(guarded: Dashboard) -> None:
+    """Needs the node of the test above."""
+    (node,) = wait_until(
+        lambda: [
+            node
+            for node in guarded.json("/pools/code/data")["nodes"]
+            if node["workers"] is not None and len(node["workers"]) == 2
+        ],
+        "the node says what its workers do",
+    )
+    status, text = guarded.act("resize", {"size": 3})
+    assert (status, json.loads(text)) == (200, {"outcome": "The pool has 3 workers."})
+    status, text = guarded.act("drain", {"node": node["celery_name"]})
+    assert status == 200, text
+    wait_until(
+        lambda: [n["state"] for n in guarded.json("/pools/code/data")["nodes"]] == ["draining"],
+        "the page shows that the node drains",
+    )
+    assert guarded.act("drain", {"node": node["celery_name"], "undo": True})[0] == 200
+    status, text = guarded.act("drop", {"letters": ["absent"]})
+    assert status == 409
+    audit = guarded.json("/pools/code/data")["audit"]
+    assert [(entry["action"], entry["user"]) for entry in audit[:4]] == [
+        ("drop", "operator"),
+        ("drain", "operator"),
+        ("drain", "operator"),
+        ("resize", "operator"),
+    ]

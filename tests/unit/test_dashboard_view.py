@@ -13,6 +13,7 @@ from pooltasks.dashboard import view
 from pooltasks.dashboard.events import events_of
 from pooltasks.dashboard.reader import PoolReader
 from pooltasks.dashboard.recent import RecentSamples
+from pooltasks.dashboard.watch import Answer, NodeWatch
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.samples import Sample, SampleStore
@@ -20,7 +21,7 @@ from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     import redis
 
@@ -131,10 +132,25 @@ def test_events_tell_of_sizes_deaths_and_silence(client: redis.Redis) -> None:
     assert kinds(client)[:3] == ["node-stopped", "node-back", "node-silent"]
 
 
+class Watch(NodeWatch):
+    """Nodes that answer what a test wants."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+
+    def look(self, nodes: Iterable[str]) -> Mapping[str, Answer]:
+        return {name: self.answers[name] for name in nodes if name in self.answers}
+
+
 @pytest.fixture
-def reader(make_app: Callable[..., PoolApp], client: redis.Redis) -> PoolReader:
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+def reader(make_app: Callable[..., PoolApp], client: redis.Redis, watch: Watch) -> PoolReader:
     app = make_app(pools={"code": {"objective": {"wait_ms": 50}}})
-    return PoolReader(app, client, "code")
+    return PoolReader(app, client, "code", watch)
 
 
 def test_a_page_is_what_pool_metrics_gives_and_json(
@@ -178,9 +194,9 @@ def test_after_the_first_answer_only_new_points_are_sent(
     ("changes", "level", "text"),
     [
         ({}, "good", "1 node, 2 warm workers."),
-        ({"warm": 1}, "good", "1 of 2 workers warm."),
+        ({"warm": 1}, "fair", "1 of 2 workers warm."),
         ({"counts": worked(seconds=5)}, "fair", "Wait p99 above its objective of 50 ms."),
-        ({"counts": worked(failures=10), "warm": 0}, "bad", "0 of 2 workers warm; 50.00% of"),
+        ({"counts": worked(failures=10), "warm": 0}, "bad", "0 of 2 workers warm; 50 % of"),
     ],
 )
 def test_the_verdict_says_what_is_wrong(
@@ -209,3 +225,23 @@ def test_operations_that_nobody_serves_are_the_worst(
     line = reader.overview()
     assert line["verdict"]["text"] == "No node serves this pool; 1 operation in the queue."
     assert view.concern(line) > 100
+
+
+def test_a_node_says_what_its_workers_do_until_it_is_silent(
+    reader: PoolReader, client: redis.Redis, watch: Watch
+) -> None:
+    put(client, sample(0), age=1)
+    (node,) = reader.page(60, None)["nodes"]
+    assert (node["celery_name"], node["state"], node["workers"]) == ("code@host", "live", None)
+
+    workers = [{"pid": 7, "state": "warm", "busy": True, "operation": "shop.charge"}]
+    watch.answers["code@host"] = Answer({"draining": False, "workers": workers})
+    (node,) = reader.page(60, None)["nodes"]
+    assert (node["state"], node["workers"]) == ("live", workers)
+
+    watch.answers["code@host"] = Answer({"draining": True, "workers": workers})
+    assert reader.page(60, None)["nodes"][0]["state"] == "draining"
+
+    watch.answers["code@host"] = Answer({"draining": True, "workers": workers}, missed=1)
+    (node,) = reader.page(60, None)["nodes"]
+    assert (node["state"], node["workers"]) == ("mute", None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooltasks.cli.resize import _shares
 from pooltasks.node.resizing import Moves, Staff, moves
 
 
@@ -60,10 +59,3 @@ def test_the_moves_lead_to_the_size_and_interrupt_nobody(places, size, spares, b
     assert 0 <= missing <= len(cold) + to_do.fork or (missing < 0 and serving <= staff.busy)
     left = len(places) - len(to_do.end) + to_do.fork
     assert left == size + spares or (left > size + spares and to_do.fork == 0 and staff.busy)
-
-
-def test_a_pool_is_split_evenly_within_the_bounds_of_its_nodes():
-    assert _shares(7, [(1, 16), (1, 16)]) == [4, 3]
-    assert _shares(7, [(1, 2), (1, 16)]) == [2, 5]
-    assert _shares(1, [(1, 2), (2, 16)]) == [1, 2]
-    assert _shares(40, [(1, 2), (2, 16)]) == [2, 16]

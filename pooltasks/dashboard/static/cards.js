@@ -1,6 +1,6 @@
 // The cards and the details: the pool's numbers, as Pool.metrics() gives them.
 
-import { byId, cells, element, fillCells, rows, setData, setText } from "./dom.js";
+import { byId, element, rows, setData, setText } from "./dom.js";
 import {
   UNKNOWN, count, duration, healthLevel, percent, plural, rate,
 } from "./format.js";
@@ -94,31 +94,6 @@ export function fillHealth(health) {
       setData(line, "costs", String(Boolean(cost)));
     },
   });
-}
-
-const nodeRow = cells(["pt-name", "", "num", "num", "num", "num", "num"]);
-
-export function fillNodes(nodes) {
-  const body = byId("nodes").tBodies[0];
-  rows(body, nodes ?? [], {
-    key: (node) => node.name,
-    make: nodeRow,
-    fill: (row, node) => {
-      setData(row, "state", node.state);
-      const live = node.state === "live";
-      const known = (value) => (live ? count(value) : UNKNOWN);
-      fillCells(row, [
-        node.name.split("/")[0],
-        node.state,
-        live ? `${count(node.warm)} / ${count(node.size)}` : UNKNOWN,
-        known(node.busy),
-        known(node.reserved),
-        live ? percent(node.utilization) : UNKNOWN,
-        `${duration(node.silent)} ago`,
-      ]);
-    },
-  });
-  body.parentElement.classList.toggle("pt-empty", body.children.length === 0);
 }
 
 function sum(counts, names) {

@@ -23,8 +23,9 @@ export function categoryColor(place) {
   return CATEGORY_COLORS[place % CATEGORY_COLORS.length];
 }
 
-// The range of a logarithmic axis that holds the values and the objective, in whole decades.
-function decades(columns, objective) {
+// The range of a logarithmic axis that holds the values and the objective, in steps of
+// half a decade, so that it stays where it is while values change.
+function range(columns, objective) {
   let low = objective;
   let high = objective;
   for (const name of ["wait_p50", "wait_p99", "run_p50", "run_p99", "oldest_age"]) {
@@ -35,8 +36,8 @@ function decades(columns, objective) {
       }
     }
   }
-  const floor = Math.max(-5, Math.floor(Math.log10(low)));
-  return [floor, Math.max(floor + 1, Math.ceil(Math.log10(high) + 0.05))];
+  const floor = Math.max(-5, Math.floor(2 * Math.log10(low)) / 2);
+  return [floor, Math.max(floor + 1, Math.ceil(2 * Math.log10(high) + 0.1) / 2)];
 }
 
 export const SPECS = {
@@ -73,7 +74,7 @@ export const SPECS = {
     ],
     axis: ({ series, objective }) => ({
       type: "log",
-      range: decades(series.columns, objective.wait),
+      range: range(series.columns, objective.wait),
       tickvals: DECADES,
       ticktext: DECADE_TEXTS,
       rangemode: "normal",
@@ -83,9 +84,9 @@ export const SPECS = {
         line: { color: color("green"), width: 1.5, dash: "dash" } },
     ],
     annotations: ({ objective }, color) => [
-      { xref: "paper", x: 1, xanchor: "right", y: Math.log10(objective.wait), yanchor: "bottom",
+      { xref: "paper", x: 0, xanchor: "left", y: Math.log10(objective.wait), yanchor: "middle",
         text: `objective ${duration(objective.wait)}`, showarrow: false,
-        font: { color: color("green"), size: 10 } },
+        bgcolor: color("surface"), font: { color: color("green"), size: 10 } },
     ],
   },
   errors: {

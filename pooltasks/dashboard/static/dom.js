@@ -25,29 +25,33 @@ export function setData(target, name, value) {
   if (target.dataset[name] !== value) target.dataset[name] = value;
 }
 
-// Make the rows of a table body those of `items`, in their order; a row that
-// was there keeps its element, and with it the focus and the selection.
+// Make the children of `parent` that are in `present` those of `items`, in their
+// order. A child that was there keeps its element, and with it focus and selection.
 //
-//   key(item)        what makes a row the same one
-//   make(item)       a new row
-//   fill(row, item)  put the item's values into its row
-export function rows(body, items, { key, make, fill }) {
-  const present = new Map([...body.children].map((row) => [row.dataset.key, row]));
+//   key(item)          what makes a child the same one
+//   make(item)         a new child
+//   fill(child, item)  put the item's values into its child
+export function keyed(parent, present, items, { key, make, fill }) {
+  const known = new Map(present.map((child) => [child.dataset.key, child]));
   const wanted = items.map((item) => {
     const name = String(key(item));
-    let row = present.get(name);
-    if (row === undefined) {
-      row = make(item);
-      row.dataset.key = name;
-    }
-    present.delete(name);
-    fill(row, item);
-    return row;
+    const child = known.get(name) ?? make(item);
+    known.delete(name);
+    child.dataset.key = name;
+    return child;
   });
-  for (const row of present.values()) row.remove();
-  wanted.forEach((row, place) => {
-    if (body.children[place] !== row) body.insertBefore(row, body.children[place] ?? null);
+  let place = present[0] ?? null;
+  wanted.forEach((child, number) => {
+    if (child === place) place = place.nextElementSibling;
+    else parent.insertBefore(child, place);
+    fill(child, items[number]);
   });
+  for (const child of known.values()) child.remove();
+}
+
+// The same for a parent that has no other children.
+export function rows(parent, items, how) {
+  keyed(parent, [...parent.children], items, how);
 }
 
 // A row of plain cells: texts[i] goes into cell i.

@@ -1,4 +1,4 @@
-// Recent events in words.
+// Recent events and actions in words, the latest first.
 
 import { byId, cells, fillCells, rows, setData } from "./dom.js";
 import { clock, count, plural } from "./format.js";
@@ -19,15 +19,41 @@ const LEVELS = {
   "operations-lost": "fair",
 };
 
-const row = cells(["pt-time", "", "pt-name"]);
+const eventRow = cells(["pt-time", "", "pt-name"]);
 
-export function fillEvents(events) {
-  rows(byId("events").tBodies[0], events, {
-    key: (event) => `${event.at} ${event.kind} ${event.node}`,
-    make: row,
+function ofNode(event) {
+  return {
+    at: event.at,
+    key: `${event.kind} ${event.node}`,
+    level: LEVELS[event.kind] ?? "info",
+    text: WORDS[event.kind](event),
+    who: event.node.split("/")[0],
+  };
+}
+
+function ofOperator(action) {
+  return {
+    at: action.at,
+    key: `${action.action} ${action.user}`,
+    level: action.succeeded ? "action" : "fair",
+    text: `${action.action}: ${action.outcome}`,
+    who: action.user,
+  };
+}
+
+// since: the beginning of the window, server time.
+export function fillEvents(events, actions, since) {
+  const all = [
+    ...events.map(ofNode),
+    ...actions.filter((action) => action.at >= since).map(ofOperator),
+  ].sort((one, other) => other.at - one.at);
+  rows(byId("events").tBodies[0], all, {
+    key: (event) => `${event.at} ${event.key}`,
+    make: eventRow,
     fill: (line, event) => {
-      setData(line, "level", LEVELS[event.kind] ?? "info");
-      fillCells(line, [clock(event.at), WORDS[event.kind](event), event.node.split("/")[0]]);
+      setData(line, "level", event.level);
+      fillCells(line, [clock(event.at), event.text, event.who]);
     },
   });
+  byId("no-events").hidden = all.length > 0;
 }

@@ -10,6 +10,7 @@ const plotly = new Promise((resolve, reject) => {
   script.addEventListener("error", () => reject(new Error("plotly's script cannot be loaded")));
 });
 
+const MOST_PARTS = 30;
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: false };
 
 // Plotly takes times as UTC; it is given what the viewer's clock shows.
@@ -173,11 +174,8 @@ export class Chart {
       customdata: y.slice(0, complete).map(line.format),
       hovertemplate: "%{customdata}",
     };
-    if (line.fill) {
-      whole.fill = "tozeroy";
-      whole.fillcolor = color(`${line.color}-fill`);
-    }
-    if (complete === x.length || complete === 0) return [whole];
+    const fills = line.fill ? this.fills(line, common, whole) : [];
+    if (complete === x.length || complete === 0) return [...fills, whole];
     const filling = {
       ...common,
       x: x.slice(complete - 1),
@@ -185,7 +183,29 @@ export class Chart {
       hoverinfo: "skip",
       line: { ...common.line, dash: "dot" },
     };
-    return [whole, filling];
+    return [...fills, whole, filling];
+  }
+
+  // What is below a line, without what is below its gaps: plotly would fill those too.
+  fills(line, common, { x, y }) {
+    const parts = [];
+    let first = 0;
+    while (first < y.length) {
+      let end = first;
+      while (end < y.length && y[end] !== null) end += 1;
+      if (end > first) parts.push([first, end]);
+      first = end + 1;
+    }
+    if (parts.length > MOST_PARTS) return [];
+    return parts.map(([from, to]) => ({
+      ...common,
+      x: x.slice(from, to),
+      y: y.slice(from, to),
+      line: { ...common.line, width: 0 },
+      fill: "tozeroy",
+      fillcolor: color(`${line.color}-fill`),
+      hoverinfo: "skip",
+    }));
   }
 
   inWords() {

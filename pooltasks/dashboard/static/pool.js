@@ -7,8 +7,11 @@ import { startFeed } from "./refresh.js";
 import { Series } from "./series.js";
 import { Chart } from "./plots.js";
 import { SPECS } from "./charts.js";
-import { fillCards, fillHealth, fillNodes } from "./cards.js";
+import { fillCards, fillHealth } from "./cards.js";
+import { fillNodes } from "./nodes.js";
 import { fillEvents } from "./events.js";
+import { Actions } from "./actions.js";
+import { Letters } from "./letters.js";
 
 const start = JSON.parse(byId("start").textContent);
 const windows = start.windows.map(String);
@@ -16,6 +19,8 @@ const series = new Series();
 const charts = [...document.querySelectorAll("[data-chart]")].map(
   (figure) => new Chart(figure, SPECS[figure.dataset.chart]),
 );
+const actions = new Actions(start, () => feed.restart());
+const letters = new Letters(start, actions);
 let seconds = Number(read("window", windows, "300"));
 
 function show(answer) {
@@ -29,8 +34,10 @@ function show(answer) {
   for (const chart of charts) chart.update(context);
   fillCards(answer);
   fillHealth(answer.health);
-  fillNodes(answer.nodes);
-  fillEvents(answer.events);
+  fillNodes(answer.nodes, (node) => actions.drain(node));
+  fillEvents(answer.events, answer.audit, answer.at - seconds);
+  actions.take(answer);
+  letters.update(answer.dead_letters);
   say(answer.verdict.level, answer.verdict.text);
 }
 
@@ -39,6 +46,7 @@ function unknown(level, text) {
   fillCards({ window: seconds });
   fillHealth(null);
   fillNodes([]);
+  letters.update(null);
   say(level, text);
 }
 

@@ -1,0 +1,80 @@
+// Asks before anything is done, and says how it went.
+
+import { byId, element, setText } from "./dom.js";
+import { fetchJson } from "./feed.js";
+
+const SLOW_MS = 15000;
+
+let attempt = null;
+let finish = null;
+
+byId("dialog-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  attempt?.();
+});
+byId("dialog-cancel").addEventListener("click", () => byId("dialog").close());
+byId("dialog").addEventListener("close", () => finish?.());
+
+// Ask, do it, say so. Resolves to whether it was done.
+//
+//   title    what is about to be done
+//   body     elements that explain, and take what is to be known
+//   verb     of the button; none if there is nothing to be done
+//   danger   whether something is lost by it
+//   act()    does it and returns its outcome in words
+export function confirm({ title, body, verb, danger = false, act }) {
+  const dialog = byId("dialog");
+  const button = byId("dialog-do");
+  const problem = byId("dialog-problem");
+  setText(byId("dialog-title"), title);
+  byId("dialog-body").replaceChildren(...body);
+  setText(button, verb ?? "");
+  button.hidden = act === undefined;
+  button.disabled = false;
+  button.className = `btn ${danger ? "btn-danger" : "btn-primary"}`;
+  setText(byId("dialog-cancel"), act === undefined ? "Close" : "Cancel");
+  problem.hidden = true;
+  dialog.showModal();
+  return new Promise((resolve) => {
+    let done = false;
+    finish = () => resolve(done);
+    attempt = act && (async () => {
+      button.disabled = true;
+      problem.hidden = true;
+      try {
+        const outcome = await act();
+        done = true;
+        dialog.close();
+        notify(outcome);
+      } catch (error) {
+        setText(problem, error.message);
+        problem.hidden = false;
+        button.disabled = false;
+      }
+    });
+  });
+}
+
+// Have the server do an action; returns its outcome in words, throws what refuses it.
+export async function post(url, argument) {
+  const token = /(?:^|;\s*)_xsrf=([^;]+)/.exec(document.cookie)?.[1] ?? "";
+  const answer = await fetchJson(url, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-XSRFToken": decodeURIComponent(token) },
+    body: JSON.stringify(argument),
+    signal: AbortSignal.timeout(SLOW_MS),
+  });
+  return answer.outcome;
+}
+
+// A message in the corner, where Flower has its own.
+function notify(text) {
+  const toast = element(
+    "div",
+    { class: "toast text-bg-success border-0", role: "status" },
+    element("div", { class: "toast-body" }, text),
+  );
+  byId("toast-container").append(toast);
+  toast.addEventListener("hidden.bs.toast", () => toast.remove());
+  window.bootstrap.Toast.getOrCreateInstance(toast, { delay: 6000 }).show();
+}

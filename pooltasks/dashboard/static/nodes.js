@@ -1,0 +1,84 @@
+// Nodes, and under each its workers and what they do.
+
+import { byId, cells, element, fillCells, keyed, setData, setText } from "./dom.js";
+import { UNKNOWN, count, duration, percent, plural } from "./format.js";
+
+const STATES = {
+  live: "live",
+  draining: "draining",
+  mute: "does not answer",
+  stale: "silent",
+};
+
+const workerRow = cells(["pt-pid", "", "pt-name", "num", "num"]);
+
+// nodes: as the server sends them. onDrain(node): the button of a node was pressed.
+export function fillNodes(nodes, onDrain) {
+  const table = byId("nodes");
+  keyed(table, [...table.tBodies], nodes, {
+    key: (node) => node.name,
+    make: () => makeNode(onDrain),
+    fill: fillNode,
+  });
+  byId("no-nodes").hidden = nodes.length > 0;
+}
+
+function makeNode(onDrain) {
+  const button = element("button", { class: "btn btn-sm btn-outline-secondary", type: "button" });
+  const body = element(
+    "tbody",
+    {},
+    element(
+      "tr",
+      { class: "pt-node" },
+      element("th", { scope: "rowgroup" }),
+      element("td"),
+      element("td", { colspan: 2, class: "pt-note" }),
+      element("td", { class: "num" }, button),
+    ),
+  );
+  button.addEventListener("click", () => onDrain(body.node));
+  return body;
+}
+
+function fillNode(body, node) {
+  body.node = node;
+  const [head] = body.rows;
+  setData(head, "state", node.state);
+  setText(head.cells[0], node.celery_name);
+  head.cells[0].title = node.celery_name;
+  const silent = node.state === "stale" ? ` for ${duration(Math.floor(node.silent))}` : "";
+  setText(head.cells[1], STATES[node.state] + silent);
+  setText(head.cells[2], node.state === "stale" ? UNKNOWN : summary(node));
+  const [button] = head.cells[3].children;
+  setText(button, node.state === "draining" ? "Undrain…" : "Drain…");
+  button.disabled = node.workers === null || byId("nodes").dataset.locked === "true";
+  button.setAttribute("aria-label", `${button.textContent} ${node.celery_name}`);
+  keyed(body, [...body.rows].slice(1), node.workers ?? [], {
+    key: (worker) => worker.pid,
+    make: workerRow,
+    fill: fillWorker,
+  });
+}
+
+function summary(node) {
+  return [
+    `${count(node.warm)} of ${plural(node.size, "worker")} warm`,
+    `${count(node.busy)} busy`,
+    `${percent(node.utilization)} used`,
+    `${count(node.reserved)} reserved`,
+  ].join(" · ");
+}
+
+function fillWorker(row, worker) {
+  const state = worker.state === "warm" ? (worker.busy ? "busy" : "idle") : worker.state;
+  setData(row, "state", state);
+  fillCells(row, [
+    String(worker.pid),
+    state,
+    worker.operation ?? "",
+    worker.operation === null ? "" : duration(worker.seconds),
+    duration(Math.floor(worker.age)),
+  ]);
+  row.cells[2].title = worker.operation ? `${worker.operation} ${worker.id}` : "";
+}

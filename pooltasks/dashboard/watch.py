@@ -1,0 +1,98 @@
+"""What the nodes say of themselves: their workers, and what each of them does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from pooltasks import remote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+_PERIOD = 0.7
+"""Seconds from question to question, and for the answers."""
+_WANTED = 5.0
+"""Seconds for which a node is asked after a page has shown it."""
+
+
+@dataclass
+class Answer:
+    """What a node said last."""
+
+    status: dict[str, Any]
+    missed: int = 0
+    """Questions since then that it has not answered."""
+
+
+class NodeWatch(threading.Thread):
+    """Asks nodes for their status while somebody looks at them.
+
+    Celery's remote control waits for answers, so it has a thread of its own;
+    the pages show what was answered last.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        # A daemon: without the server, Celery may wait for ever.
+        super().__init__(name="pooltasks-node-watch", daemon=True)
+        self._app = app
+        self._until: dict[str, float] = {}
+        self._answers: dict[str, Answer] = {}
+        self._wake = threading.Event()
+        self._closed = False
+
+    def look(self, nodes: Iterable[str]) -> Mapping[str, Answer]:
+        """Return what these nodes said last, and have them asked from now on.
+
+        Nodes that have not been asked yet are missing.
+        """
+        names = list(nodes)
+        until = time.monotonic() + _WANTED
+        self._until = {**self._until, **dict.fromkeys(names, until)}
+        self._wake.set()
+        answers = self._answers
+        return {name: answers[name] for name in names if name in answers}
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._closed = True
+        self._wake.set()
+
+    def run(self) -> None:
+        """Ask until closed; for the thread only."""
+        while not self._closed:
+            started = time.monotonic()
+            names = [name for name, until in self._until.items() if until > started]
+            if not names:
+                self._answers = {}
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            self._ask(names)
+            time.sleep(max(0.0, started + _PERIOD - time.monotonic()))
+
+    def _ask(self, names: list[str]) -> None:
+        try:
+            replies = remote.ask(self._app, "pool_status", names, timeout=_PERIOD)
+        except Exception as error:  # noqa: BLE001  whatever the transport raises: there is no answer
+            logger.debug("the nodes cannot be asked: %s", error)
+            self._answers = {}
+            return
+        before = self._answers
+        missed = {
+            name: Answer(before[name].status, before[name].missed + 1)
+            for name in names
+            if name in before and name not in replies
+        }
+        self._answers = missed | {name: Answer(status) for name, status in replies.items()}

@@ -1,0 +1,70 @@
+"""What live nodes are asked and told, through Celery's remote control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery import Celery
+
+REPLY_TIMEOUT = 1.0
+"""Seconds that nodes have to answer."""
+
+
+def ask(
+    app: Celery,
+    command: str,
+    nodes: Sequence[str] | None = None,
+    timeout: float = REPLY_TIMEOUT,
+    **arguments: Any,
+) -> dict[str, dict[str, Any]]:
+    """Send a control command; return the replies by node name.
+
+    A node that does not know the command, as a plain worker of Celery, has none.
+
+    Args:
+        app: The application.
+        command: Name of the control command.
+        nodes: The nodes; all that answer in time if None.
+        timeout: Seconds to wait for answers; named nodes are waited for no
+            longer than until the last of them has answered.
+        **arguments: Of the command.
+
+    Raises:
+        kombu.exceptions.OperationalError: The server cannot be reached, or refuses.
+    """
+    if nodes is not None and not nodes:
+        return {}  # to Celery, no destination means every node
+    replies = app.control.broadcast(
+        command,
+        arguments=arguments,
+        destination=None if nodes is None else list(nodes),
+        reply=True,
+        timeout=timeout,
+        limit=None if nodes is None else len(nodes),
+    )
+    return {
+        node: answer for reply in replies for node, answer in reply.items() if "error" not in answer
+    }
+
+
+def split(size: int, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many of ``size`` workers each node is to have.
+
+    Args:
+        size: Workers of the pool.
+        nodes: The status of each node.
+    """
+    # Every command of Celery loads this module, a node's too.
+    from pooltasks.optimizer import splitting  # noqa: PLC0415
+
+    return splitting.split(
+        size,
+        1,
+        {
+            name: splitting.Capacity(its["floor"], its["ceiling"], its["ceiling"], its["size"])
+            for name, its in nodes.items()
+        },
+    )

@@ -1,0 +1,184 @@
+"""What operators can do to a pool, and what is written down of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kombu.exceptions import OperationalError
+from pydantic import ValidationError
+
+from pooltasks import keys, remote
+from pooltasks.broker.dead_letters import DeadLetters
+from pooltasks.dashboard import letters
+from pooltasks.dashboard.actions import ACTIONS, carry_out
+from pooltasks.dashboard.audit import AuditLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from pooltasks.app import PoolApp
+    from pooltasks.dashboard.audit import Done
+
+WHO = ("alice", "192.0.2.7")
+
+
+class Nodes:
+    """Nodes that answer control commands as real ones do."""
+
+    def __init__(self) -> None:
+        self.sizes = {"code@a": 2, "code@b": 2}
+        self.draining: set[str] = set()
+        self.away = False
+
+    def ask(self, _: Any, command: str, nodes: Any = None, **arguments: Any) -> dict[str, Any]:
+        if self.away:
+            raise OperationalError("connection refused")
+        names = list(self.sizes) if nodes is None else nodes
+        return {name: getattr(self, command)(name, **arguments) for name in names}
+
+    def pool_status(self, name: str) -> dict[str, Any]:
+        return {"pool": "code", "size": self.sizes[name], "floor": 1, "ceiling": 4}
+
+    def pool_resize(self, name: str, size: int) -> dict[str, Any]:
+        self.sizes[name] = size
+        return {"size": size}
+
+    def pool_warm(self, _: str) -> dict[str, Any]:
+        return {"round": 1}
+
+    def pool_drain(self, name: str, *, undo: bool) -> dict[str, Any]:
+        (self.draining.discard if undo else self.draining.add)(name)
+        return {"reserved": 1}
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    nodes = Nodes()
+    monkeypatch.setattr(remote, "ask", nodes.ask)
+    return nodes
+
+
+@pytest.fixture
+def client() -> redis.Redis:
+    return pytest.importorskip("fakeredis").FakeRedis()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., PoolApp], client: redis.Redis) -> PoolApp:
+    app = make_app(pools={"code": {}})
+    app.pooltasks.client = client
+    return app
+
+
+def act(app: PoolApp, name: str, **arguments: Any) -> Done:
+    return carry_out(app, "code", ACTIONS[name](**arguments), *WHO)
+
+
+def test_a_size_is_split_over_the_nodes_within_their_bounds(app: PoolApp, nodes: Nodes) -> None:
+    done = act(app, "resize", size=5)
+    assert done.succeeded
+    assert done.outcome == "The pool has 5 workers."
+    assert sorted(nodes.sizes.values()) == [2, 3]
+    done = act(app, "resize", size=20)
+    assert not done.succeeded
+    assert done.outcome.startswith("The pool has 8 workers, not 20: its 2 nodes allow 2 to 8")
+
+
+def test_nodes_are_drained_and_take_work_again(app: PoolApp, nodes: Nodes) -> None:
+    assert act(app, "drain", node="code@b").outcome == (
+        "code@b takes nothing more; it still has 1 operations."
+    )
+    assert nodes.draining == {"code@b"}
+    assert act(app, "drain", node="code@b", undo=True).succeeded
+    assert nodes.draining == set()
+    assert not act(app, "drain", node="mail@a").succeeded
+
+
+def test_workers_warm_up_again(app: PoolApp, nodes: Nodes) -> None:
+    assert act(app, "warm").outcome.startswith("2 nodes warm their workers up again")
+    nodes.sizes.clear()
+    assert act(app, "warm").outcome == "No node of this pool answers."
+
+
+def bury(client: redis.Redis, number: int) -> list[str]:
+    store = DeadLetters(client, "pool.code")
+    return [
+        store.add(b'{"headers": {"id": "%d", "task": "shop.charge"}}' % one, f"reason {one}")
+        for one in range(number)
+    ]
+
+
+def test_dead_letters_are_retried_and_deleted(app: PoolApp, client: redis.Redis) -> None:
+    ids = bury(client, 3)
+    assert act(app, "retry", letters=ids[:2]).outcome == "2 sent again."
+    assert client.llen("pool.code") == 2
+    done = act(app, "retry", letters=ids)
+    assert not done.succeeded
+    assert done.outcome == "1 of 3 sent again; the others are gone already."
+    assert act(app, "drop", letters=bury(client, 2)).outcome == "2 deleted."
+    assert client.hlen(keys.dead_letters("pool.code")) == 0
+
+
+def test_every_action_is_audited_the_failed_ones_too(
+    app: PoolApp, nodes: Nodes, client: redis.Redis
+) -> None:
+    act(app, "resize", size=3)
+    nodes.away = True
+    done = act(app, "warm")
+    assert (done.outcome, done.succeeded) == ("The server does not answer.", False)
+    warm, resize = AuditLog(client, "code").latest(10)
+    assert (
+        resize.items()
+        >= {
+            "user": "alice",
+            "address": "192.0.2.7",
+            "action": "resize",
+            "arguments": {"size": 3},
+            "succeeded": True,
+        }.items()
+    )
+    assert warm["action"] == "warm"
+    assert warm["at"] >= resize["at"]
+    assert client.ttl(keys.pool_audit("code")) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resize", {"size": -1}),
+        ("resize", {"size": "3"}),
+        ("resize", {"size": True}),
+        ("resize", {"size": 3, "token": 1}),
+        ("resize", {}),
+        ("drain", {"node": ""}),
+        ("retry", {"letters": []}),
+        ("drop", {"letters": ["x"] * 1001}),
+    ],
+)
+def test_wrong_arguments_are_refused(name: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ACTIONS[name](**arguments)
+
+
+def test_letters_are_found_cut_and_shown_whole(client: redis.Redis) -> None:
+    store = DeadLetters(client, "pool.code")
+    bury(client, 3)
+    body = "W1sxXSwgeyJhIjogIjxiPiJ9LCB7fV0="  # [[1], {"a": "<b>"}, {}]
+    headers = {"id": "x/<y>", "task": "shop.mail"}
+    message = json.dumps({"headers": headers, "body": body})
+    store.add(message.encode(), "<script>" + "r" * 10_000)
+    found = letters.listed(store, "SCRIPT", "MAIL")
+    (letter,) = found["letters"]
+    assert found["matching"] == 1
+    assert letter["reason"].endswith("r… (10,008 characters)")
+    assert len(letter["reason"]) < 400
+    whole = letters.shown(store, "x/<y>")
+    assert len(whole["reason"]) == 10_008
+    assert '"a": "<b>"' in whole["arguments"]
+    assert whole["message"] == message
+    assert letters.listed(store, "", "")["matching"] == 4
+    assert letters.shown(store, store.add(b"\xff{", "unreadable"))["arguments"] is None
