@@ -19,7 +19,7 @@ from pooltasks.app import Extension, PoolApp
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 HERE = Path(__file__).parent
 DEADLINE = 30.0
@@ -84,10 +84,12 @@ class Deployment:
             **options,
         )
 
-    def start_node(self, *options: str) -> subprocess.Popen[bytes]:
+    def start_node(self, *options: str, under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start a node; ``under`` is a program that runs it, with its options."""
+        node = self.command("celery", "-A", "pooltasks", "worker", "-l", "info", *options)
         log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
         node = subprocess.Popen(
-            self.command("celery", "-A", "pooltasks", "worker", "-l", "info", *options),
+            [*under, *node],
             env=self.environment,
             cwd=self.folder,
             stdout=log,
