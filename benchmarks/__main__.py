@@ -14,8 +14,10 @@ import click
 import redis
 
 from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Size, measure
+from benchmarks.policies import comparisons, lines
 from benchmarks.report import table, targets, typical
 from pooltasks.embedded import EmbeddedServer
+from pooltasks.simulator import workloads
 
 if TYPE_CHECKING:
     from benchmarks.report import Rounds
@@ -126,6 +128,39 @@ def broker(
         json_path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     if failures:
         raise SystemExit(1)
+
+
+@main.command()
+@click.option("--workload", "names", multiple=True, help="A workload; all if none is named.")
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A CSV file with a count a minute in its second column, as one more workload.",
+)
+@click.option("--seeds", type=click.IntRange(min=2), default=20, show_default=True)
+@click.option("--tuning-seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=120), default=1800.0, show_default=True)
+def policies(
+    names: tuple[str, ...],
+    traces: tuple[Path, ...],
+    seeds: int,
+    tuning_seeds: int,
+    seconds: float,
+) -> None:
+    """Simulate the default policy beside other autoscalers, each tuned for each workload."""
+    catalogue = workloads.catalogue()
+    if unknown := [name for name in names if name not in catalogue]:
+        raise click.BadParameter(
+            f"there is no {unknown[0]!r}; there are {', '.join(catalogue)}.",
+            param_hint="--workload",
+        )
+    chosen = [catalogue[name] for name in names or (() if traces else tuple(catalogue))]
+    chosen += [workloads.Workload(it.stem, workloads.trace(it, mean_rate=100.0)) for it in traces]
+    for comparison in comparisons(chosen, seeds, tuning_seeds, seconds):
+        for line in lines(comparison):
+            click.echo(line)
 
 
 if __name__ == "__main__":

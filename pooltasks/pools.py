@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pooltasks.metrics.collector import HistoryPoint, PoolMetrics
     from pooltasks.metrics.decisions import PoolDecision
+    from pooltasks.metrics.samples import QueueState, StoredSample
     from pooltasks.settings import PoolSettings
 
 
@@ -159,6 +160,16 @@ class Pool:
         """
         return self._collector().history(seconds, step)
 
+    def samples(self, seconds: float = HISTORY) -> tuple[QueueState, dict[str, list[StoredSample]]]:
+        """Return the queue now, and what each node wrote in the last ``seconds``, oldest first.
+
+        This is what :meth:`history` merges, histograms and all.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        return self._store().read(seconds)
+
     def optimized_config(self) -> PoolDecision | None:
         """Return the optimizer's last decision with its inputs and its reason.
 
@@ -176,10 +187,11 @@ class Pool:
         return DecisionStore(redis_client(self.app), self.name)
 
     def _collector(self) -> Collector:
-        objective = self.settings.objective
+        return Collector(self._store(), self.settings.objective, self.settings.metrics_interval)
+
+    def _store(self) -> SampleStore:
         lists = lists_of(self.app, self.queue)
-        store = SampleStore(redis_client(self.app), self.name, lists, objective)
-        return Collector(store, objective, self.settings.metrics_interval)
+        return SampleStore(redis_client(self.app), self.name, lists, self.settings.objective)
 
     def _task(self, name: str) -> Any:
         if name.startswith(f"{BUILT_IN_OPERATIONS}."):

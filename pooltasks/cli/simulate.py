@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+from pooltasks.app import settings_of
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.bin.base import CLIContext
+
+    from pooltasks.optimizer.policies import Limits
+    from pooltasks.optimizer.staffing import Goal
+    from pooltasks.simulator.engine import Run
+    from pooltasks.simulator.recorded import Replay
+    from pooltasks.simulator.workloads import Arrivals, Source
 
 _Known = TypeVar("_Known")
 
@@ -19,72 +32,144 @@ _Known = TypeVar("_Known")
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A CSV file with a count a minute in its second column, as one more workload.",
 )
+@click.option(
+    "--replay", "span", help="This long of a pool's own traffic, at most 1h, as workload."
+)
+@click.option("--pool", "pool_name", help="The pool of --replay, if there are several.")
 @click.option("--rate", default=100.0, show_default=True, help="Mean operations/s of --trace.")
+@click.option(
+    "--size", "sizes", multiple=True, type=click.IntRange(min=1), help="A fixed size too."
+)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option(
     "--seconds", default=1800.0, show_default=True, type=click.FloatRange(min=120.0), help="A run."
 )
 @click.option(
-    "--objective", default="99% < 50ms", show_default=True, help="Share and longest wait."
+    "--objective", help="Share and longest wait; 99% < 50ms by default, with --replay the pool's."
 )
-@click.option("--min", "minimum", default=2, show_default=True, type=click.IntRange(min=1))
-@click.option("--max", "maximum", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option("--min", "minimum", type=click.IntRange(min=1), help="2, or the pool's.")
+@click.option("--max", "maximum", type=click.IntRange(min=1), help="64, or the pool's.")
 @click.option(
     "--warm-up", default=0.5, show_default=True, type=click.FloatRange(min=0.0), help="Seconds."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Draw the first seed of each workload into this SVG file.",
+)
+@click.pass_obj
 def simulate(
+    context: CLIContext,
     *,
     names: tuple[str, ...],
     shapes: tuple[str, ...],
     trace: Path | None,
+    span: str | None,
+    pool_name: str | None,
     rate: float,
+    sizes: tuple[int, ...],
     seeds: int,
     seconds: float,
-    objective: str,
-    minimum: int,
-    maximum: int,
+    objective: str | None,
+    minimum: int | None,
+    maximum: int | None,
     warm_up: float,
     as_json: bool,
+    plot: Path | None,
 ) -> None:
     """Try policies on workloads, all with the same operations.
 
     LATE is the share of operations that waited longer than the objective, COST the
-    worker-seconds relative to an oracle that knows the true rate.
+    worker-seconds relative to an oracle that knows the true rate. With --replay the
+    row "as it was" is what the pool itself did.
     """
     # Inside, because a node loads this module with every command of Celery.
     from pooltasks.optimizer.policies import Limits  # noqa: PLC0415
+    from pooltasks.optimizer.staffing import Goal  # noqa: PLC0415
+    from pooltasks.simulator import plot as picture  # noqa: PLC0415
     from pooltasks.simulator import report, workloads  # noqa: PLC0415
     from pooltasks.simulator.conditions import Conditions  # noqa: PLC0415
     from pooltasks.simulator.planning import parse_goal  # noqa: PLC0415
 
-    if minimum > maximum:
-        raise click.BadParameter(f"{minimum} is above --max ({maximum}).", param_hint="--min")
     catalogue, builders = workloads.catalogue(), report.policies()
-    chosen = _chosen("--workload", shapes or (() if trace else tuple(catalogue)), catalogue)
+    wanted = _chosen("--policy", names or (() if sizes else tuple(builders)), builders)
+    wanted |= {f"size {size}": report.fixed(size) for size in sizes}
+    goal, limits, replay = Goal(), Limits(2, 64), None
+    named = shapes or (() if trace or span else tuple(catalogue))
+    sources: list[Source] = list(_chosen("--workload", named, catalogue).values())
     if trace:
-        chosen.append(workloads.Workload(trace.stem, workloads.trace(trace, mean_rate=rate)))
-    wanted = names or tuple(builders)
-    _chosen("--policy", wanted, builders)
-    goal = parse_goal(objective)
+        sources.append(workloads.Workload(trace.stem, workloads.trace(trace, mean_rate=rate)))
+    if span:
+        if sources:
+            raise click.BadParameter("it stands alone.", param_hint="--replay")
+        replay, goal, limits = _recorded(context.app, pool_name, span)
+        sources, seconds = [replay], replay.recording.seconds
+    if objective:
+        goal = parse_goal(objective)
+    limits = _within(Limits(minimum or limits.minimum, maximum or limits.maximum))
+    conditions = Conditions(wait=goal.wait, warm_up=warm_up)
+    panels: dict[str, picture.Panel] = {}
+
+    def watch(workload: str, policy: str, seed: int, arrivals: Arrivals, run: Run) -> None:
+        if plot and seed == 0:
+            panel = panels.setdefault(workload, picture.Panel(workload, arrivals, goal.wait))
+            panel.runs.append((policy, run))
+
     rows = report.compare(
-        chosen,
-        {name: builders[name] for name in wanted},
+        sources,
+        wanted,
         range(seeds),
         seconds=seconds,
-        limits=Limits(minimum, maximum),
+        limits=limits,
         goal=goal,
-        conditions=Conditions(wait=goal.wait, warm_up=warm_up),
+        conditions=conditions,
+        watch=watch,
     )
+    if replay:
+        rows = chain([report.recorded_row(replay, limits, goal, conditions)], rows)
     lines = (json.dumps(row.as_json()) for row in rows) if as_json else report.table(rows)
     for line in lines:
         click.echo(line)
+    if plot:
+        plot.write_text(picture.svg(list(panels.values())), "utf-8")
 
 
-def _chosen(option: str, names: tuple[str, ...], known: dict[str, _Known]) -> list[_Known]:
+def _recorded(app: Celery, name: str | None, span: str) -> tuple[Replay, Goal, Limits]:
+    """Return a pool's last ``span`` with its objective and its limits."""
+    from pooltasks import Pool  # noqa: PLC0415  as above
+    from pooltasks.optimizer.policies import Limits  # noqa: PLC0415  as above
+    from pooltasks.optimizer.staffing import Goal  # noqa: PLC0415  as above
+    from pooltasks.simulator.planning import parse_time  # noqa: PLC0415  as above
+    from pooltasks.simulator.recorded import Replay, record  # noqa: PLC0415  as above
+
+    pools = list(settings_of(app).pools)
+    if name is None and len(pools) != 1:
+        raise click.BadParameter(
+            f"name one of the pools: {', '.join(pools) or 'none is configured'}.",
+            param_hint="--pool",
+        )
+    pool = Pool(name or pools[0], app=app)
+    seconds = parse_time(span)
+    queue, samples = pool.samples(seconds)
+    its = pool.settings
+    goal = Goal(its.objective.wait_ms / 1000.0, its.objective.quantile)
+    limits = Limits(its.min_pool_size, its.max_pool_size)
+    return Replay(record(pool.name, samples, queue.at, seconds)), goal, limits
+
+
+def _within(limits: Limits) -> Limits:
+    if limits.minimum > limits.maximum:
+        raise click.BadParameter(
+            f"{limits.minimum} is above --max ({limits.maximum}).", param_hint="--min"
+        )
+    return limits
+
+
+def _chosen(option: str, names: tuple[str, ...], known: dict[str, _Known]) -> dict[str, _Known]:
     for name in names:
         if name not in known:
             raise click.BadParameter(
                 f"there is no {name!r}; there are {', '.join(known)}.", param_hint=option
             )
-    return [known[name] for name in names]
+    return {name: known[name] for name in names}

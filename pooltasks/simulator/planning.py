@@ -11,7 +11,7 @@ from pooltasks.optimizer.staffing import Goal, erlang_c, late_share, smallest_si
 MOST_WORKERS = 1_000_000
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
-_TIME = re.compile(rf"{_NUMBER}\s*(us|ms|s|m|min)")
+_TIME = re.compile(rf"{_NUMBER}\s*(us|ms|s|m|min|h)")
 _RATE = re.compile(rf"{_NUMBER}\s*/\s*(s|min|m|h)")
 _GOAL = re.compile(rf"{_NUMBER}\s*%\s*<\s*(.+)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}

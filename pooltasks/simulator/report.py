@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pooltasks.optimizer.policies import Policy
-    from pooltasks.simulator.workloads import Arrivals, Workload
+    from pooltasks.simulator.recorded import Replay
+    from pooltasks.simulator.workloads import Arrivals, Source
 
     Builder = Callable[["Setting"], Policy]
+    Watcher = Callable[[str, str, int, Arrivals, Run], None]
 
 _RECOVERED_FOR = 10.0  # seconds that the objective must hold to count as recovered
 
@@ -68,6 +71,11 @@ def policies() -> dict[str, Builder]:
         "latency": lambda setting: LatencyStep(setting.limits, setting.goal.wait),
         "oracle": lambda setting: setting.oracle(),
     }
+
+
+def fixed(size: int) -> Builder:
+    """Return how a pool of always ``size`` slots is built."""
+    return lambda _setting: Fixed(size)
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class Row:
 
 
 def compare(
-    workloads: Iterable[Workload],
+    workloads: Iterable[Source],
     builders: dict[str, Builder],
     seeds: Iterable[int],
     *,
@@ -144,11 +152,13 @@ def compare(
     limits: Limits | None = None,
     goal: Goal | None = None,
     conditions: Conditions | None = None,
+    watch: Watcher | None = None,
 ) -> Iterator[Row]:
     """Run every policy on every workload; yield a row as soon as it is known.
 
     All policies see the same sequences, start with the size that the oracle
     starts with, and are measured against the oracle of the same sequence.
+    ``watch`` is told of each run: workload, policy, seed, operations, run.
     """
     limits = limits or Limits(2, 64)
     goal = goal or Goal()
@@ -158,12 +168,14 @@ def compare(
         measured: dict[str, list[tuple[Run, float, list[float]]]] = {name: [] for name in builders}
         for seed in seeds:
             arrivals = workload.sequence(seed, seconds)
-            factor = steady_factor(arrivals.service.distribution)
+            factor = arrivals.service.steady_factor
             setting = Setting(arrivals, limits, goal, conditions, factor)
             oracle, runs = _one_seed(setting, builders, seed)
             for name, run in runs.items():
                 cost = run.worker_seconds / oracle.worker_seconds
                 measured[name].append((run, cost, recoveries(arrivals, run, goal)))
+                if watch:
+                    watch(workload.name, name, seed, arrivals, run)
         hours = (seconds - conditions.warm_in) / 3600.0
         for name, results in measured.items():
             times = [time for _, _, found in results for time in found]
@@ -176,6 +188,26 @@ def compare(
                 recovery=fmean(times) if times else None,
                 worst_recovery=max(times) if times else None,
             )
+
+
+def recorded_row(replay: Replay, limits: Limits, goal: Goal, conditions: Conditions) -> Row:
+    """Return what a pool itself did, beside what policies do with its traffic."""
+    recording = replay.recording
+    arrivals = replay.sequence(0, recording.seconds)
+    setting = Setting(arrivals, limits, goal, conditions, arrivals.service.steady_factor)
+    oracle, _ = _one_seed(setting, {}, 0)
+    since = int(conditions.warm_in)
+    sizes = recording.sizes[since:]
+    resizes = sum(before != after for before, after in pairwise(sizes))
+    return Row(
+        workload=replay.name,
+        policy="as it was",
+        violations=Interval.of([recording.late(goal.wait, since)]),
+        cost=Interval.of([recording.worker_seconds(since) / oracle.worker_seconds]),
+        resizes_per_hour=Interval.of([resizes / len(sizes) * 3600.0]),
+        recovery=None,
+        worst_recovery=None,
+    )
 
 
 def _one_seed(
@@ -191,15 +223,6 @@ def _one_seed(
         for name, build in builders.items()
     }
     return oracle, runs
-
-
-def steady_factor(distribution: str) -> float:
-    """Return the smallest tail factor that meets 99 % < 50 ms of 100 ms at a steady rate.
-
-    Found by simulation (docs/tuning.md): what the oracle staffs with. One is
-    exact for exponential service.
-    """
-    return {"deterministic": 0.5, "exponential": 1.0, "lognormal": 1.6, "pareto": 1.0}[distribution]
 
 
 def recoveries(arrivals: Arrivals, run: Run, goal: Goal) -> list[float]:

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pooltasks.errors import ConfigurationError
 
@@ -30,12 +30,35 @@ LOGNORMAL_SCV = 4.0
 PARETO_SHAPE = 2.2  # squared coefficient of variation 2.27
 
 
+class ServiceTimes(Protocol):
+    """What service times are drawn from."""
+
+    @property
+    def mean(self) -> float:
+        """Seconds."""
+        ...
+
+    @property
+    def steady_factor(self) -> float:
+        """The tail factor that an oracle staffs with at a steady rate."""
+        ...
+
+
 @dataclass(frozen=True)
 class Service:
     """Service times: a mean in seconds, and a distribution."""
 
     mean: float = 0.1
     distribution: Distribution = "exponential"
+
+    @property
+    def steady_factor(self) -> float:
+        """The smallest tail factor that meets 99 % < 50 ms of 100 ms at a steady rate.
+
+        Found by simulation (docs/tuning.md). One is exact for exponential service.
+        """
+        factors = {"deterministic": 0.5, "exponential": 1.0, "lognormal": 1.6, "pareto": 1.0}
+        return factors[self.distribution]
 
     def draw(self, random: Random) -> float:
         """Return one service time in seconds."""
@@ -68,7 +91,7 @@ class Arrivals:
     services: array[float]
     rates: list[float]
     seconds: float
-    service: Service
+    service: ServiceTimes
 
     def highest_rate(self, start: float, end: float) -> float:
         """Return the highest true rate between two times, inside the sequence."""
@@ -84,6 +107,19 @@ class Arrivals:
             for index, (before, after) in enumerate(pairs)
             if after >= ratio * before > 0
         ]
+
+
+class Source(Protocol):
+    """Where the operations of a run come from."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    def sequence(self, seed: int, seconds: float) -> Arrivals:
+        """Return the operations of one run of ``seconds``."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,9 +160,13 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
 def test_the_wheel_has_its_commands(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt"))
-        entry_points = archive.read(name).decode()
-    assert "pooltasks = pooltasks.cli.main:main" in entry_points
-    assert "[celery.commands]\npool = pooltasks.cli:pool" in entry_points
+        entry_points = ConfigParser()
+        entry_points.read_string(archive.read(name).decode())
+    assert dict(entry_points["console_scripts"]) == {"pooltasks": "pooltasks.cli.main:main"}
+    assert dict(entry_points["celery.commands"]) == {
+        "dashboard": "pooltasks.dashboard.command:dashboard",
+        "pool": "pooltasks.cli:pool",
+    }
 
 
 def test_the_installed_package_is_the_wheel_s(installed, tmp_path):
