@@ -27,7 +27,10 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 | pool.init             | size (workers)                      | pool                             |
 | pool.terminate        | age (s)                             | pool                             |
 | worker.init           | duration (s, fork until it is warm) | pool, worker                     |
-| worker.terminate      | age (s, since the fork)             | pool, worker, exitcode, expected |
+| worker.terminate      | age (s, since the fork)             | pool, worker, exitcode,          |
+|                       |                                     | expected, cause (None if it was) |
+| worker.health_check   | failures (checks in a row), memory  | pool, worker, healthy, problems  |
+|                       | (bytes, resident), cpu (s, used)    |                                  |
 | warmup                | duration (s), commands (count)      | pool, worker, error (traceback   |
 |                       |                                     | or None)                         |
 | queue.depth           | depth (operations in the queue),    | pool, node                       |
@@ -38,7 +41,8 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 |                       | without a warm worker), busy (s),   |                                  |
 |                       | process (s, since the last event)   |                                  |
 | recovery              | duration (s, death until the        | pool, worker (the replacement),  |
-|                       | replacement takes operations)       | exitcode (of the dead one)       |
+|                       | replacement takes operations)       | exitcode and cause (of the dead  |
+|                       |                                     | one)                             |
 | *where it decides*    |                                     |                                  |
 | optimizer.decision    | target, before, wanted (slots),     | pool, policy, reason, inputs (by |
 |                       | hosts (nodes that this takes)       | name), acting (False if it only  |
@@ -48,6 +52,8 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 ``operation`` its name, ``category`` a :class:`pooltasks.errors.Category`.
 ``outcome`` is an :class:`Outcome`: ``retry`` is a failure after which it is run again,
 ``ignored`` and ``rejected`` are the operation's own word, by Celery's exceptions.
+``cause`` is ``segfault``, ``abort``, ``out of memory``, ``killed``, ``signal``, ``exit`` or
+``unhealthy``; ``problems`` are any of ``unresponsive``, ``stalled``, ``overdue``, ``memory``.
 ``run`` is the operation's own code; ``busy`` adds Celery's work around it, in
 which the worker cannot do anything else either.
 
@@ -83,6 +89,7 @@ EVENTS: tuple[str, ...] = (
     "worker.checkin",
     "worker.init",
     "worker.terminate",
+    "worker.health_check",
     "pool.init",
     "pool.terminate",
     "warmup",

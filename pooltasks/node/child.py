@@ -20,6 +20,7 @@ from celery.concurrency.asynpool import Worker
 
 from pooltasks.broker.results import ResultBackend
 from pooltasks.node.events import OperationEvents
+from pooltasks.node.health import beat_interval
 from pooltasks.node.replies import DONE, SKIPPED
 from pooltasks.node.turn import Turn
 from pooltasks.node.warmup import WorkerReport, run_commands
@@ -27,6 +28,7 @@ from pooltasks.node.warmup import WorkerReport, run_commands
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pooltasks.node.pulse import Pulse
     from pooltasks.node.scoreboard import Row
     from pooltasks.node.warmup import Plan
 
@@ -63,15 +65,24 @@ class WorkerProcess(Worker):
         row: Its row of the scoreboard.
         stores: Whether it stores results itself; otherwise its node does,
             together with the acknowledgement.
+        pulse: By which the node knows that it is alive.
         **kwargs: As billiard's.
     """
 
     def __init__(
-        self, *args: Any, plan: Plan, index: int, row: Row, stores: bool, **kwargs: Any
+        self,
+        *args: Any,
+        plan: Plan,
+        index: int,
+        row: Row,
+        pulse: Pulse,
+        stores: bool,
+        **kwargs: Any,
     ) -> None:
         self.plan = plan
         self.index = index
         self.row = row
+        self.pulse = pulse
         self.turn = Turn()
         self._stores = stores
         self._outq_fd = -1
@@ -92,6 +103,7 @@ class WorkerProcess(Worker):
                 self._warm_up_first, weak=False, dispatch_uid="pooltasks.warm-up"
             )
         super().after_fork()
+        self.pulse.start(beat_interval(self.plan.settings.health_check_interval))
         signal.signal(REWARM_SIGNAL, self._on_rewarm_signal)
         signal.signal(SIG_SOFT_TIMEOUT, self._on_soft_limit)
 

@@ -221,6 +221,7 @@ class DispatchPool(AsynPool):
             seconds: How long it kept the worker busy.
         """
         self.restart_state.R = 0
+        process.lane.done += 1
         job = process.lane.take(number)
         if job is None or not job.is_wanted():
             return  # it was given up: ended by its time limit, or reserved anew

@@ -131,6 +131,7 @@ class Lane:
     turn: Turn = field(default_factory=Turn)
     jobs: dict[int, Job] = field(default_factory=dict)
     written: int = 0
+    done: int = 0
     load: float = 0.0
     """Estimated seconds of it."""
     used: int = 0

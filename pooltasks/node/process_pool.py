@@ -20,6 +20,8 @@ from pooltasks import telemetry
 from pooltasks.errors import Category, WarmUpError
 from pooltasks.node.backoff import StartBackoff
 from pooltasks.node.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING, WorkerProcess
+from pooltasks.node.crashes import Cause, Crashes
+from pooltasks.node.pulse import Pulse
 from pooltasks.node.sized_pool import SizedPool
 from pooltasks.node.warmup import WorkerReport, summary
 
@@ -85,7 +87,9 @@ class WarmPool(SizedPool):
         self.scoreboard = scoreboard
         self._stores = stores
         self._forked_at: dict[int, float] = {}
-        self._deaths: deque[tuple[float, int]] = deque()
+        self._deaths: deque[tuple[float, int, Cause]] = deque()
+        self.crashes = Crashes()
+        self._pulses: dict[int, Pulse] = {}
         self.warming: set[int] = set()
         self.reports: dict[int, WorkerReport] = {}
         self.round = WarmUpRound()
@@ -99,7 +103,10 @@ class WarmPool(SizedPool):
 
     def _create_worker_process(self, i: int) -> Any:
         row = self.scoreboard.row(i)
-        self.Worker = partial(WorkerProcess, plan=self.plan, index=i, row=row, stores=self._stores)
+        pulse = self._pulses.setdefault(i, Pulse())
+        self.Worker = partial(
+            WorkerProcess, plan=self.plan, index=i, row=row, pulse=pulse, stores=self._stores
+        )
         # A worker's own limit is init_timeout from when it begins its warm-up
         # (on_warming); this one, from the fork, covers waiting for its turn.
         self._proc_alive_timeout = self.plan.settings.init_timeout * (len(self._pool) + 2)
@@ -202,12 +209,17 @@ class WarmPool(SizedPool):
         """Count a worker's time from now; say so if it stands in for one that died."""
         self.scoreboard.serves(process.index)
         if self._deaths:
-            died_at, exitcode = self._deaths.popleft()
+            died_at, exitcode, cause = self._deaths.popleft()
             self.scoreboard.recovered()
             telemetry.execute(
                 "recovery",
                 {"duration": time.monotonic() - died_at},
-                {"pool": self.plan.pool, "worker": process.pid, "exitcode": exitcode},
+                {
+                    "pool": self.plan.pool,
+                    "worker": process.pid,
+                    "exitcode": exitcode,
+                    "cause": cause,
+                },
             )
 
     def on_resting(self, process: Any) -> None:
@@ -250,6 +262,7 @@ class WarmPool(SizedPool):
             or exitcode in (EX_OK, EX_RECYCLE)
             or getattr(process, "_controlled_termination", False)
         )
+        cause = None if expected else self._cause(process)
         in_the_middle = self.scoreboard.died(process.index, timed_out=timed_out)
         telemetry.execute(
             "worker.terminate",
@@ -259,6 +272,7 @@ class WarmPool(SizedPool):
                 "worker": pid,
                 "exitcode": exitcode,
                 "expected": expected,
+                "cause": cause,
             },
         )
         if in_the_middle and timed_out:
@@ -266,9 +280,23 @@ class WarmPool(SizedPool):
         elif in_the_middle:
             lost = WorkerLostError(f"worker {pid} ended in an operation: {human_status(exitcode)}")
             self._emit_error(Category.COMMUNICATION, None, lost)
-        if served and not expected:
-            self._deaths.append((now, exitcode))
+        if served and cause is not None:
+            self._deaths.append((now, exitcode, cause))
             self._forget_deaths()
+
+    def kill_unhealthy(self, process: Any) -> None:
+        """Kill a worker that hangs; what it ran is lost with it, and it is replaced."""
+        process.unhealthy = True
+        self._signal(process.pid, signal.SIGKILL)
+
+    def beats(self, process: Any) -> int:
+        """Return how often the pulse of a worker has beaten."""
+        return self._pulses[process.index].beats
+
+    def _cause(self, process: Any) -> Cause:
+        if getattr(process, "unhealthy", False):
+            return Cause.UNHEALTHY
+        return self.crashes.cause(process.exitcode)
 
     def resize(self, size: int, spares: int | None = None) -> None:
         """Set another size; nobody stands in for the dead of a pool that is enough without."""

@@ -24,12 +24,14 @@ class Staff:
         resting: Those that are warm and are given none.
         cold: Those that are not warm yet.
         busy: Those that have an operation, or to which one has been written.
+        outgoing: Those that are to be replaced, and go on until that is done.
     """
 
     serving: Sequence[int]
     resting: Sequence[int] = ()
     cold: Sequence[int] = ()
     busy: Collection[int] = frozenset()
+    outgoing: Collection[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,34 @@ def moves(staff: Staff, size: int, spares: int) -> Moves:
 
     What serves comes first: a spare takes over before anything is forked. The
     youngest go first: the cold ones, which nobody misses, then those that rest.
+    Outgoing workers count for nothing but what they do until the others are
+    enough without them, all of them warm.
     """
-    resting = list(staff.resting)
+    outgoing = staff.outgoing
+    # False before True: those that stay take over first, and go last.
+    resting = sorted(staff.resting, key=outgoing.__contains__)
     lacking = max(0, size - len(staff.serving))
     release, resting = resting[:lacking], resting[lacking:]
     surplus = max(0, len(staff.serving) - size)
     idle = [worker for worker in reversed(staff.serving) if worker not in staff.busy]
+    idle.sort(key=outgoing.__contains__, reverse=True)
     rest = idle[:surplus]
+    staying = [*staff.serving, *staff.resting, *staff.cold]
+    staying = [worker for worker in staying if worker not in outgoing]
+    replaced = len(staying) - len(staff.cold) >= size + spares
+    if replaced and not surplus:
+        # Each outgoing worker that is idle changes places with one that stays.
+        going = [worker for worker in idle if worker in outgoing]
+        coming = [worker for worker in resting if worker not in outgoing][: len(going)]
+        rest += going[: len(coming)]
+        release += coming
+        resting = [worker for worker in resting if worker not in coming]
     resting += reversed(rest)
-    workers = len(staff.serving) + len(staff.resting) + len(staff.cold)
-    excess = max(0, workers - size - spares)
+    excess = max(0, len(staying) - size - spares)
     # One that rests may still finish what it was given before.
     endable = [worker for worker in reversed(resting) if worker not in staff.busy]
-    end = [*reversed(staff.cold), *endable][:excess]
-    return Moves(release, rest, end, max(0, size + spares - workers))
+    end = [*reversed(staff.cold), *(worker for worker in endable if worker not in outgoing)]
+    end = end[:excess]
+    if replaced:
+        end += [worker for worker in endable if worker in outgoing]
+    return Moves(release, rest, end, max(0, size + spares - len(staying)))

@@ -15,8 +15,9 @@ from pooltasks.node.resizing import Staff, moves
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-_BEHIND = 0.05
-"""Seconds after which a spare is replaced: what waits for the spare that took over goes first."""
+_AGAIN = 0.05
+"""Seconds after which a spare is replaced, so that what waits for the spare that took over goes
+first; and after which a pool looks again that could not settle."""
 _END_AT_LATEST = 5.0
 """Seconds after which a worker that does not end when it is asked to is killed."""
 
@@ -45,6 +46,8 @@ class SizedPool(DispatchPool):
         """Workers that have said that they can take operations, spares too."""
         self.serving: set[int] = set()
         """Those of them that are given operations; the others rest."""
+        self.outgoing: set[int] = set()
+        """Workers that are to be replaced, and go on until that is done."""
         self._ending: set[int] = set()
         self._timer: Any = None
         super().__init__(processes + spares, *args, **kwargs)
@@ -55,10 +58,6 @@ class SizedPool(DispatchPool):
         What is missing is forked before this returns, what is too much ends as
         soon as it has no operation.
         """
-        if self._putlock and size > self.size:
-            self._putlock.grow(size - self.size)
-        elif self._putlock:
-            self._putlock.shrink(self.size - size)
         self.size = size
         self.spares = self.spares if spares is None else spares
         self._processes = self.size + self.spares
@@ -68,6 +67,10 @@ class SizedPool(DispatchPool):
         """Return the workers that have an operation, or to which one has been written."""
         return {process.pid for process in self._pool if not self.is_idle(process)}
 
+    def workers(self) -> list[Any]:
+        """Return the processes that are warm and to stay so, the oldest first."""
+        return [process for process in self._pool if process.pid in self.warm]
+
     def staff(self) -> Staff:
         """Return the workers by what they do."""
         workers = [process.pid for process in self._pool if process.pid not in self._ending]
@@ -76,6 +79,7 @@ class SizedPool(DispatchPool):
             resting=[pid for pid in workers if pid in self.warm and pid not in self.serving],
             cold=[pid for pid in workers if pid not in self.warm],
             busy=self.occupied(),
+            outgoing=self.outgoing,
         )
 
     def settle(self, *, behind: bool = False) -> None:
@@ -94,14 +98,21 @@ class SizedPool(DispatchPool):
             self._rest(pid)
         for pid in to_do.end:
             self.end(pid)
-        lacking = self.size - len(staff.serving) - len(to_do.release) - len(staff.cold)
+        lacking = self.size - len(self.serving) - len(staff.cold)
         now = to_do.fork if behind or self._hub is None else min(to_do.fork, max(0, lacking))
         self.fork(now)
-        if now < to_do.fork and self._timer is None:
-            self._timer = self._hub.call_later(_BEHIND, self._settle_behind)
+        # Not every operation that leaves a worker says so: some are taken back.
+        unsettled = len(self.serving) > self.size or self.outgoing or {*staff.busy} - self.serving
+        if (now < to_do.fork or unsettled) and self._timer is None:
+            self._timer = self._hub.call_later(_AGAIN, self._settle_again)
 
-    def _settle_behind(self) -> None:
+    def _settle_again(self) -> None:
         self._timer = None
+        self.settle(behind=True)
+
+    def replace(self, pid: int) -> None:
+        """End a worker as soon as another is warm in its place and it has no operation."""
+        self.outgoing.add(pid)
         self.settle(behind=True)
 
     def fork(self, number: int) -> None:
@@ -167,6 +178,7 @@ class SizedPool(DispatchPool):
     def _forget(self, pid: int) -> None:
         self.warm.discard(pid)
         self.serving.discard(pid)
+        self.outgoing.discard(pid)
 
     def on_process_alive(self, pid: int) -> None:
         """Let a worker rest that has become warm; it serves if one is lacking."""
@@ -187,12 +199,17 @@ class SizedPool(DispatchPool):
     def on_job_ready(self, job: int, i: int | None, obj: Any, inqW_fd: int) -> None:  # noqa: N803  billiard's
         """Let a worker rest that has finished, if there are more than enough."""
         super().on_job_ready(job, i, obj, inqW_fd)
-        if len(self.serving) > self.size:
+        if len(self.serving) > self.size or self.outgoing:
             process = self._fileno_to_inq.get(inqW_fd)
-            if process is not None:
-                # Now, before another job is written to it; the rest when this one is done.
+            if process is not None and self._may_rest(process.pid):
+                # Now, before another job is written to it; the rest when this turn is done.
                 self._rest(process.pid)
                 self._hub.call_soon(self.settle)
+
+    def _may_rest(self, pid: int) -> bool:
+        if len(self.serving) > self.size:
+            return True
+        return pid in self.outgoing and bool(self.warm - self.serving - self.outgoing)
 
     def _join_exited_workers(self, shutdown: bool = False) -> Any:
         before = {process.pid: process for process in self._pool}

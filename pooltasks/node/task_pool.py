@@ -14,6 +14,7 @@ from pooltasks.errors import ConfigurationError
 from pooltasks.node.process_pool import WarmPool
 from pooltasks.node.sampler import Sampler
 from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.upkeep import Upkeep
 from pooltasks.node.warmup import Plan, summary
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class TaskPool(prefork.TaskPool):
         gc.freeze()
         super().on_start()
         self.grow, self.shrink = self._add, lambda n=1: self._add(-n)
+        self._upkeep = Upkeep(self._pool, extension.pool, settings)
         self._started_at = time.monotonic()
         telemetry.execute("pool.init", {"size": self.limit}, {"pool": extension.pool})
 
@@ -93,6 +95,7 @@ class TaskPool(prefork.TaskPool):
         super().register_with_event_loop(loop)
         if self.sampler is not None:
             self.sampler.start(loop)
+        self._upkeep.start(loop)
 
     def on_stop(self) -> None:
         """Let the workers finish, then end them."""
@@ -228,14 +231,27 @@ class TaskPool(prefork.TaskPool):
         return {**summary(current.reports), "finished": not current.waiting}
 
     def workers(self) -> list[dict[str, Any]]:
-        """Return what each worker is: ``pid``, ``state``, ``busy`` and ``age`` in seconds.
+        """Return what is known of each worker.
 
-        ``state`` is ``warm``, ``spare`` or ``warming``.
+        Returns:
+            ``pid``; ``state``: ``warm`` (it is given operations), ``spare`` or
+            ``warming``; ``busy``; ``outgoing``: it is being replaced; and as
+            :meth:`Upkeep.report` ``age``, ``operations`` and ``health``.
         """
         staff = self._pool.staff()
-        states = [("warm", staff.serving), ("spare", staff.resting), ("warming", staff.cold)]
+        states = {
+            **dict.fromkeys(staff.serving, "warm"),
+            **dict.fromkeys(staff.resting, "spare"),
+            **dict.fromkeys(staff.cold, "warming"),
+        }
         return [
-            {"pid": pid, "state": state, "busy": pid in staff.busy, "age": self._pool.age(pid)}
-            for state, pids in states
-            for pid in pids
+            {
+                "pid": process.pid,
+                "state": states[process.pid],
+                "busy": process.pid in staff.busy,
+                "outgoing": process.pid in staff.outgoing,
+                **self._upkeep.report(process),
+            }
+            for process in self._pool._pool  # noqa: SLF001  billiard's name
+            if process.pid in states
         ]

@@ -30,12 +30,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _WITHOUT_EFFECT_YET = (
-    "health_check_interval",
-    "max_health_failures",
     "max_overflow",
-    "memory_limit_mb",
-    "recycle_age",
-    "recycle_operations",
     "slots",
     "strategy",
 )

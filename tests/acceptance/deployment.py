@@ -135,3 +135,34 @@ class Deployment:
                 node.wait()
                 pytest.fail(f"a node did not stop:\n{self.log()[-3000:]}")
         self.redis.close()
+
+
+class Node:
+    """The only node of a deployment, through its control commands."""
+
+    def __init__(self, deployment: Deployment, app: PoolApp) -> None:
+        self.app = app
+        self.name = next(iter(wait_until(deployment.status_by_node, "a node answers")))
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        (reply,) = self.app.control.broadcast(
+            command,
+            arguments=arguments,
+            destination=[self.name],
+            reply=True,
+            limit=1,
+            timeout=DEADLINE,
+        )
+        answer: dict[str, Any] = reply[self.name]
+        return answer
+
+    def status(self) -> dict[str, Any]:
+        return self.ask("pool_status")
+
+    def wait_for(self, **values: Any) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            status = self.status()
+            return status if all(status[key] == value for key, value in values.items()) else None
+
+        answer: dict[str, Any] = wait_until(reached, f"{values}; now {self.status()}")
+        return answer

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import time
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +33,42 @@ def warm(self, seconds: float = 0.0, unless: str | None = None) -> None:
 
 
 @operation(pool="code", bind=True)
-def hang_once(self) -> None:
+def hang_in_warm_up_once(self) -> None:
     """Hang in the first worker that warms up."""
     if redis_client(self.app).incr("hangs") == 1:
         time.sleep(3600)
     _this_worker["warm_pid"] = os.getpid()
+
+
+@operation(pool="code", bind=True, timeout=30)
+def hang_once(self, key: str) -> int:
+    """At the first delivery, wait in C code that keeps the interpreter; nothing can end it."""
+    deliveries = redis_client(self.app).incr(key)
+    if deliveries == 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ctypes.PyDLL(None).sleep(3600)
+    return deliveries
+
+
+@operation(pool="code", bind=True, timeout=60)
+def compute(self, key: str, seconds: float, *, in_c: bool) -> int:
+    """Compute, in C code that keeps the interpreter or in Python; return how often it started."""
+    deliveries = redis_client(self.app).incr(key)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(repeat(1, 10**8 if in_c else 10**3))
+    return deliveries
+
+
+@operation(pool="code")
+def keep_in_memory(megabytes: int) -> int:
+    _this_worker["ballast"] = b"x" * megabytes * 1024 * 1024
+    return os.getpid()
+
+
+@operation(pool="code")
+def die_of(number: int) -> None:
+    os.kill(os.getpid(), number)
 
 
 @operation(pool="code")

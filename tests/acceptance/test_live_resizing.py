@@ -7,48 +7,14 @@ import os
 import random
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 import pytest
-from deployment import DEADLINE, Deployment, wait_until
+from deployment import DEADLINE, Deployment, Node
 
 from pooltasks import Pool
 
-if TYPE_CHECKING:
-    from pooltasks.app import PoolApp
-
 pytestmark = pytest.mark.timeout(120)
-
-
-class Node:
-    """The only node of a deployment, through its control commands."""
-
-    def __init__(self, deployment: Deployment, app: PoolApp) -> None:
-        self.app = app
-        self.name = next(iter(wait_until(deployment.status_by_node, "a node answers")))
-
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        (reply,) = self.app.control.broadcast(
-            command,
-            arguments=arguments,
-            destination=[self.name],
-            reply=True,
-            limit=1,
-            timeout=DEADLINE,
-        )
-        answer: dict[str, Any] = reply[self.name]
-        return answer
-
-    def status(self) -> dict[str, Any]:
-        return self.ask("pool_status")
-
-    def wait_for(self, **values: Any) -> dict[str, Any]:
-        def reached() -> dict[str, Any] | None:
-            status = self.status()
-            return status if all(status[key] == value for key, value in values.items()) else None
-
-        answer: dict[str, Any] = wait_until(reached, f"{values}; now {self.status()}")
-        return answer
 
 
 def test_random_resizes_under_load_lose_nothing_and_run_nothing_twice(
@@ -150,13 +116,14 @@ def test_a_resize_that_is_wrong_or_of_an_optimizer_that_lost_its_lock_is_refused
 
 def test_celery_s_own_grow_and_shrink_keep_the_prefetch_count_right(serving: Deployment) -> None:
     node = Node(serving, serving.app)
-    serving.app.control.pool_grow(2, reply=True)
+    control = partial(serving.app.control.broadcast, destination=[node.name], reply=True, limit=1)
+    control("pool_grow", arguments={"n": 2})
     assert node.wait_for(size=4, warm=4, prefetch=4)
-    serving.app.control.pool_shrink(3, reply=True)
+    control("pool_shrink", arguments={"n": 3})
     node.wait_for(size=1, warm=1, prefetch=1)
-    serving.app.control.pool_shrink(1, reply=True)
+    control("pool_shrink", arguments={"n": 1})
     node.wait_for(size=1, warm=1, prefetch=1)
-    serving.app.control.pool_grow(1, reply=True)
+    control("pool_grow", arguments={"n": 1})
     node.wait_for(size=2, warm=2, prefetch=2)
 
 

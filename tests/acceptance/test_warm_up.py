@@ -111,7 +111,7 @@ def test_a_warm_up_that_hangs_is_ended_at_init_timeout(deployment: Deployment) -
         imports = ["sample_operations"]
         pool_size = 1
         init_timeout = 1
-        warmup = { commands = [{ operation = "sample_operations.hang_once" }] }
+        warmup = { commands = [{ operation = "sample_operations.hang_in_warm_up_once" }] }
     """)
     deployment.start_node("-Q", "pool.code")
     assert Pool("code", app=app).submit("sample_operations.probe").get(timeout=DEADLINE)["warm"]

@@ -59,3 +59,35 @@ def test_the_moves_lead_to_the_size_and_interrupt_nobody(places, size, spares, b
     assert 0 <= missing <= len(cold) + to_do.fork or (missing < 0 and serving <= staff.busy)
     left = len(places) - len(to_do.end) + to_do.fork
     assert left == size + spares or (left > size + spares and to_do.fork == 0 and staff.busy)
+
+
+def test_an_outgoing_worker_goes_on_until_another_is_warm_in_its_place():
+    assert moves(Staff(serving=[1, 2], outgoing={1}), size=2, spares=0) == Moves(fork=1)
+    assert moves(Staff(serving=[1, 2], cold=[3], outgoing={1}), size=2, spares=0) == Moves()
+    assert moves(Staff(serving=[1, 2], resting=[3], outgoing={1}), size=2, spares=0) == Moves(
+        release=[3], rest=[1], end=[1]
+    )
+
+
+def test_an_outgoing_worker_finishes_its_operation():
+    staff = Staff(serving=[1, 2], resting=[3], busy={1}, outgoing={1})
+    assert moves(staff, size=2, spares=0) == Moves()
+
+
+def test_an_outgoing_worker_does_not_take_the_spare_with_it():
+    assert moves(Staff(serving=[1], resting=[2], outgoing={1}), size=1, spares=1) == Moves(fork=1)
+    assert moves(Staff(serving=[1], resting=[2, 3], outgoing={1}), size=1, spares=1) == Moves(
+        release=[2], rest=[1], end=[1]
+    )
+
+
+def test_an_outgoing_worker_still_stands_in_where_nobody_else_can():
+    assert moves(Staff(serving=[], resting=[1], outgoing={1}), size=1, spares=0) == Moves(
+        release=[1], fork=1
+    )
+
+
+def test_an_outgoing_worker_goes_first_when_the_pool_shrinks():
+    assert moves(Staff(serving=[1, 2], cold=[3], outgoing={1}), size=1, spares=0) == Moves(
+        rest=[1], end=[3, 1]
+    )
