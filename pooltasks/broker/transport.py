@@ -20,29 +20,25 @@ from hashlib import sha1
 from importlib.resources import files
 from itertools import count
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from celery.utils.log import get_logger
 from kombu.transport import redis, virtual
+from redis import StrictRedis
 from redis.exceptions import NoScriptError
 
 from pooltasks import keys
 from pooltasks.broker.completion import COMPLETE, Batch, Completion
 from pooltasks.broker.dead_letters import DeadLetters, deliveries_of
 from pooltasks.broker.recovery import WATCH_SECONDS, Lease, redelivered, reservation_end
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+from pooltasks.broker.reserved import QoS
 
 logger = get_logger(__name__)
 
-_UNLIMITED = 100
-"""Messages a channel without a prefetch count reserves at the same time."""
 _AT_ONCE = 500
 """Messages that are reserved in one step at the most."""
-_MOMENT = 0.1
+_MOMENT = 0.02
 """Seconds for which one of several lists is watched."""
 _RESERVE = COMPLETE + files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
 _RESERVE_SHA = sha1(_RESERVE.encode()).hexdigest()  # noqa: S324  the server's name of a script
@@ -56,53 +52,6 @@ end
 """
 
 _NOTHING = Batch([], [])
-
-
-class QoS(redis.QoS):
-    """What the channel has reserved; acknowledgements gather until they are flushed."""
-
-    channel: Channel
-
-    gate: Callable[[int], int] | None = None
-    """Narrows the prefetch count to what a node's warm workers can take."""
-
-    def room(self) -> int:
-        """Return how many messages may be reserved now."""
-        allowed = self.gate(self.prefetch_count) if self.gate else self.prefetch_count or _UNLIMITED
-        return max(0, allowed - len(self._delivered) + len(self._dirty))
-
-    def holds(self, reservation: str | None) -> bool:
-        """Return whether ``reservation`` is there and not finished."""
-        return reservation in self._delivered and reservation not in self._dirty
-
-    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: leases, not ages, tell what is to be put back (``recovery.py``)."""
-
-    def can_consume(self) -> bool:
-        """Return whether a message may be reserved now."""
-        return self.room() > 0
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        """Keep a message that the script has reserved."""
-        virtual.QoS.append(self, message, delivery_tag)
-
-    def ack(self, delivery_tag: str) -> None:
-        """Acknowledge with the next step to the server."""
-        self.channel.completion.reservations.append(delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Put a message back at the head of its queue, or make it a dead letter.
-
-        Celery rejects for good what it does not know or cannot run, and what an
-        operation refuses with ``Reject``: other brokers dead-letter it too.
-        """
-        message = self._delivered[delivery_tag]
-        if requeue:
-            self.channel.give_back(message)
-        else:
-            self.channel.bury(message)
-        virtual.QoS.ack(self, delivery_tag)
 
 
 class Channel(redis.Channel):
@@ -129,6 +78,14 @@ class Channel(redis.Channel):
         super().__init__(*args, **kwargs)
         self.unacked_key = keys.unacked(self.connection.identity)
 
+    @cached_property
+    def server(self) -> Any:
+        """A client on connections of its own: the channel's may be waiting for messages.
+
+        It knows no key prefix: ours are whole, and the names of lists carry theirs.
+        """
+        return StrictRedis(connection_pool=self.pool)
+
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from ``queue``."""
         if no_ack:
@@ -142,7 +99,7 @@ class Channel(redis.Channel):
         connection = self.client.connection
         self._in_poll = connection
         self._brpop_sent_at = time.monotonic()
-        lists = [self._q_for_pri(q, pri) for pri in self.priority_steps for q in queues]
+        lists = [self._list(q, pri) for pri in self.priority_steps for q in queues]
         # What is to be acknowledged does not wait for a message to come.
         self._waits = self._may_wait and not self.completion
         if self._waits:
@@ -181,6 +138,11 @@ class Channel(redis.Channel):
         """Complete again what may not have arrived."""
         self.completion.again(self._underway)
         self._underway = _NOTHING
+
+    def _list(self, queue: str, priority: int) -> str:
+        """Return the list in which messages of a priority wait."""
+        name: str = self.global_keyprefix + self._q_for_pri(queue, priority)
+        return name
 
     def _next_watched(self, lists: int) -> int:
         self._watched = (self._watched + 1) % lists
@@ -274,10 +236,9 @@ class Channel(redis.Channel):
         )
 
     def _add_dead_letter(self, queue: str, reservation: str, message: bytes, reason: str) -> None:
-        with self.conn_or_acquire() as client:
-            DeadLetters(client, queue).add(
-                message, reason, also=lambda pipe: pipe.hdel(self.unacked_key, reservation)
-            )
+        DeadLetters(self.server, queue).add(
+            message, reason, also=lambda pipe: pipe.hdel(self.unacked_key, reservation)
+        )
 
     def give_back(self, message: Any) -> None:
         """Put a reserved message back at the head of its queue, unless somebody did so already.
@@ -289,15 +250,14 @@ class Channel(redis.Channel):
         payload["headers"] = message.headers
         info = payload["properties"]["delivery_info"]
         priority = self._get_message_priority(payload, reverse=False)
-        with self.conn_or_acquire() as client:
-            client.eval(
-                _GIVE_BACK,
-                2,
-                self.unacked_key,
-                self._q_for_pri(info["routing_key"], priority),
-                message.delivery_tag,
-                redelivered(payload, deliveries_of(message.headers)),
-            )
+        self.server.eval(
+            _GIVE_BACK,
+            2,
+            self.unacked_key,
+            self._list(info["routing_key"], priority),
+            message.delivery_tag,
+            redelivered(payload, deliveries_of(message.headers)),
+        )
 
     def complete_finished(self) -> None:
         """Complete what no reservation takes along: the channel waits, or has no room for more."""
@@ -314,8 +274,7 @@ class Channel(redis.Channel):
 
     @cached_property
     def _complete(self) -> Any:
-        # On a connection of its own: that of the channel may be waiting for messages.
-        return self._create_client().register_script(_COMPLETE)
+        return self.server.register_script(_COMPLETE)
 
     def close(self) -> None:
         """Complete what is finished, and close."""
@@ -379,7 +338,7 @@ class Transport(redis.Transport):
         super().register_with_event_loop(connection, loop)
         channel = self.client.default_channel
         self.lease = Lease(
-            channel._create_client(),  # noqa: SLF001  kombu's name
+            channel.server,
             self.identity,
         )
         self.lease.take()

@@ -159,11 +159,13 @@ class DispatchPool(AsynPool):
             key=lambda process: process.lane.used,
             reverse=self._strategy == "fifo",
         )
+        # The others have enough for now: few long writes cost less than many short ones.
+        hungry = [process for process in open_to if process.lane.load <= _AHEAD / 2]
         batches: dict[int, tuple[Any, list[Job]]] = {}
         while waiting:
             job = waiting[0]
             job.estimate = self._durations.get(job.name, float("inf"))
-            process = idle.pop() if idle else _least_loaded(open_to, job.estimate)
+            process = idle.pop() if idle else _least_loaded(hungry, job.estimate)
             if process is None:
                 break
             waiting.popleft()

@@ -8,7 +8,7 @@ from typing import Any
 from celery import bootsteps
 from celery.worker.consumer.tasks import Tasks
 
-from pooltasks.broker.transport import QoS
+from pooltasks.broker.reserved import QoS
 
 
 class Gate(bootsteps.StartStopStep):
