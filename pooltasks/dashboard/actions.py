@@ -93,6 +93,27 @@ class Drain(Action):
         return f"{self.node} takes nothing more; it still has {reserved} operations."
 
 
+class Pause(Action):
+    """Have the optimizer only watch for a while."""
+
+    seconds: int = Field(ge=1, le=86_400)
+
+    def run(self, app: Celery, pool: str) -> str:
+        """Pause it."""
+        Pool(pool, app).decisions().pause(self.seconds)
+        return f"The optimizer only watches for {self.seconds} s."
+
+
+class Resume(Action):
+    """Have the optimizer act again."""
+
+    def run(self, app: Celery, pool: str) -> str:
+        """End the pause."""
+        if not Pool(pool, app).decisions().resume():
+            return "The optimizer was not paused."
+        return "The optimizer acts again."
+
+
 Letters = Annotated[list[str], Field(min_length=1, max_length=_MOST_LETTERS)]
 
 
@@ -156,7 +177,7 @@ def carry_out(app: Celery, pool: str, action: Action, user: str, address: str) -
 
 
 ACTIONS: dict[str, type[Action]] = {
-    its.__name__.lower(): its for its in (Resize, Warm, Drain, Retry, Drop)
+    its.__name__.lower(): its for its in (Resize, Warm, Drain, Pause, Resume, Retry, Drop)
 }
 
 

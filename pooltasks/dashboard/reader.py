@@ -10,6 +10,7 @@ from pooltasks import keys
 from pooltasks.broker.queues import lists_of
 from pooltasks.dashboard import view
 from pooltasks.dashboard.audit import AuditLog
+from pooltasks.dashboard.decided import RecentDecisions
 from pooltasks.dashboard.events import events_of
 from pooltasks.dashboard.recent import RecentSamples
 from pooltasks.metrics.collector import Collector
@@ -49,6 +50,7 @@ class PoolReader:
         self._client = client
         self._watch = watch
         self._audit = AuditLog(client, name)
+        self._decisions = RecentDecisions(client, name, self.pool.settings.slots)
         settings = self.pool.settings
         lists = lists_of(app, self.pool.queue)
         self._samples = RecentSamples(client, name, lists, settings.objective)
@@ -64,7 +66,11 @@ class PoolReader:
         """
         metrics = self._collector.metrics(_OVERVIEW_WINDOW)
         points = self._history(_SPARK_SECONDS, _SPARK_STEP, metrics.at)
-        return view.overview(self.pool, metrics, points, self._dead_letters())
+        self._decisions.fetch(_OVERVIEW_WINDOW)
+        return {
+            **view.overview(self.pool, metrics, points, self._dead_letters()),
+            "target": self._decisions.state(metrics.at)["target"],
+        }
 
     def page(self, window: int, since: float | None) -> dict[str, Any]:
         """Return everything that the pool's page shows.
@@ -88,13 +94,21 @@ class PoolReader:
         else:
             since = None
         _, samples = self._samples.read(window)
+        self._decisions.fetch(window)
+        series = view.series(points, step, whole=since is None)
+        series["columns"]["target"] = self._decisions.targets(series["columns"]["at"], step)
         return {
             **view.metrics(self.pool, metrics),
             "nodes": view.nodes(metrics, self._watch.look(view.live_nodes(metrics))),
             "audit": self._audit.latest(_MOST_ACTIONS),
             "dead_letters": self._dead_letters(),
             "events": events_of(samples, metrics.at),
-            "series": view.series(points, step, whole=since is None),
+            "optimizer": {
+                "enabled": self.pool.settings.enable_optimizer,
+                **self._decisions.state(metrics.at),
+            },
+            "decisions": self._decisions.changes(metrics.at, window),
+            "series": series,
             "cursor": cursor,
         }
 

@@ -182,3 +182,11 @@ def test_letters_are_found_cut_and_shown_whole(client: redis.Redis) -> None:
     assert whole["message"] == message
     assert letters.listed(store, "", "")["matching"] == 4
     assert letters.shown(store, store.add(b"\xff{", "unreadable"))["arguments"] is None
+
+
+def test_the_optimizer_is_paused_and_acts_again(app: PoolApp, client: redis.Redis) -> None:
+    assert act(app, "resume").outcome == "The optimizer was not paused."
+    assert act(app, "pause", seconds=300).succeeded
+    assert 0 < client.ttl(keys.optimizer_paused("code")) <= 300
+    assert act(app, "resume").outcome == "The optimizer acts again."
+    assert not client.exists(keys.optimizer_paused("code"))

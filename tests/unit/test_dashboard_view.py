@@ -15,6 +15,7 @@ from pooltasks.dashboard.reader import PoolReader
 from pooltasks.dashboard.recent import RecentSamples
 from pooltasks.dashboard.watch import Answer, NodeWatch
 from pooltasks.metrics.counts import Counts
+from pooltasks.metrics.decisions import DecisionStore, PoolDecision
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.samples import Sample, SampleStore
 from pooltasks.settings import Objective
@@ -245,3 +246,43 @@ def test_a_node_says_what_its_workers_do_until_it_is_silent(
     watch.answers["code@host"] = Answer({"draining": True, "workers": workers}, missed=1)
     (node,) = reader.page(60, None)["nodes"]
     assert (node["state"], node["workers"]) == ("mute", None)
+
+
+def decide(client: redis.Redis, age: float, **changes: Any) -> None:
+    now = now_of(client)
+    decision = PoolDecision(
+        **{
+            "at": now - age,
+            "policy": "objective",
+            "target": 3,
+            "before": 2,
+            "wanted": 3,
+            "hosts": 1,
+            "nodes": {"code@host": 3},
+            "told": ["code@host"],
+            "reason": "3 slots for 20 operations a second",
+            **changes,
+        }
+    )
+    entry = {"decision": json.dumps(decision.as_json())}
+    client.xadd(keys.decisions("code"), entry, id=f"{int((now - age) * 1000)}-0")
+
+
+def test_decisions_are_shown_with_their_reasons(reader: PoolReader, client: redis.Redis) -> None:
+    page = reader.page(60, None)
+    assert page["optimizer"]["target"] is None
+    assert page["optimizer"]["paused"] is None
+    assert page["decisions"] == []
+    assert reader.overview()["target"] is None
+
+    decide(client, age=4)
+    decide(client, age=3, told=[], before=3)
+    DecisionStore(client, "code").pause(60)
+    page = reader.page(60, None)
+    assert page["optimizer"]["target"] == 3
+    assert 59 < page["optimizer"]["paused"] <= 60
+    (change,) = page["decisions"]
+    assert (change["from"], change["to"]) == (2, 3)
+    assert change["reason"] == "3 slots for 20 operations a second"
+    assert [target for target in page["series"]["columns"]["target"] if target] == [3, 3]
+    assert reader.overview()["target"] == 3

@@ -4,6 +4,13 @@ import { byId, element, setText } from "./dom.js";
 import { plural } from "./format.js";
 import { confirm, post } from "./dialog.js";
 
+const PAUSES = [
+  [300, "5 minutes"],
+  [900, "15 minutes"],
+  [3600, "1 hour"],
+  [86400, "1 day"],
+];
+
 export class Actions {
   // start: what the page began with. after(): something was done.
   constructor(start, after) {
@@ -24,6 +31,8 @@ export class Actions {
   // The latest answer of the server.
   take(answer) {
     this.answer = answer;
+    const verb = answer.optimizer.paused ? "Have the optimizer act again…" : "Pause the optimizer…";
+    setText(byId("pause"), verb);
   }
 
   post(name, argument) {
@@ -75,6 +84,34 @@ export class Actions {
       ],
       verb: "Warm up",
       act: () => this.post("warm", {}),
+    });
+  }
+
+  pause() {
+    if (this.answer?.optimizer?.paused) {
+      this.ask({
+        title: `Have the optimizer of ${this.start.pool} act again`,
+        body: [element("p", {}, "It sets the size of the pool again from its next turn on.")],
+        verb: "Act again",
+        act: () => this.post("resume", {}),
+      });
+      return;
+    }
+    const select = element(
+      "select",
+      { class: "form-select", id: "pause-seconds" },
+      ...PAUSES.map(([seconds, text]) => element("option", { value: seconds }, text)),
+    );
+    this.ask({
+      title: `Pause the optimizer of ${this.start.pool}`,
+      body: [
+        element("label", { class: "form-label", for: "pause-seconds" }, "For"),
+        select,
+        element("p", { class: "pt-note mt-2" },
+          "It goes on watching and the pool keeps its size. A pause ends by itself."),
+      ],
+      verb: "Pause",
+      act: () => this.post("pause", { seconds: Number(select.value) }),
     });
   }
 

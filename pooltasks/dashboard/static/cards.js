@@ -6,9 +6,10 @@ import {
 } from "./format.js";
 import { categoryColor } from "./charts.js";
 
+const STALE_DECISION = 10; // seconds
 const QUANTILES = ["p50", "p90", "p99", "p999"];
 
-export function fillCards({ work, load, objective, window }) {
+export function fillCards({ work, load, objective, window, optimizer }) {
   setText(byId("utilization"), percent(work?.utilization));
   const needle = byId("utilization-gauge");
   needle.style.width = `${(work?.utilization ?? 0) * 100}%`;
@@ -24,7 +25,8 @@ export function fillCards({ work, load, objective, window }) {
   }
   setText(byId("error-rate"), percent(work?.error_rate));
   fillErrors(work, finished);
-  fillFacts(load);
+  fillFacts(load, optimizer?.target);
+  fillOptimizer(optimizer);
 }
 
 function fillErrors(work, finished) {
@@ -57,7 +59,7 @@ function fillErrors(work, finished) {
 }
 
 const FACTS = [
-  ["Size", (load) => count(load?.size)],
+  ["Size → target", (load, target) => `${count(load?.size)} → ${count(target)}`],
   ["Active", (load) => count(load?.busy)],
   ["Idle", (load) => count(load?.idle)],
   ["Warming", (load) => count(load?.warming)],
@@ -66,12 +68,25 @@ const FACTS = [
   ["Oldest waiting", (load) => duration(load?.oldest_age)],
 ];
 
-function fillFacts(load) {
+function fillFacts(load, target) {
   rows(byId("facts"), FACTS, {
     key: ([name]) => name,
     make: ([name]) => element("div", {}, element("dt", {}, name), element("dd")),
-    fill: (tile, [, text]) => setText(tile.lastChild, text(load)),
+    fill: (tile, [, text]) => setText(tile.lastChild, text(load, target)),
   });
+}
+
+function fillOptimizer(optimizer) {
+  const place = byId("optimizer");
+  setData(place, "paused", String(Boolean(optimizer?.paused)));
+  if (!optimizer) setText(place, UNKNOWN);
+  else if (optimizer.paused) {
+    setText(place, `The optimizer only watches, for ${duration(Math.ceil(optimizer.paused))} more`);
+  } else if (optimizer.reason === null || optimizer.age > STALE_DECISION) {
+    setText(place, optimizer.enabled ? "No optimizer decides: does beat run, and a control node?"
+      : "The optimizer is off (enable_optimizer)");
+  } else setText(place, optimizer.reason);
+  place.title = place.textContent;
 }
 
 const COSTS = {

@@ -8,6 +8,12 @@ const column = (name) => (columns) => columns[name] ?? null;
 const positive = (name) => (columns) =>
   columns[name].map((value) => (value === null || value <= 0 ? null : value));
 
+// Text of the server for plotly, which reads some tags: none of ours is one.
+function wrapped(text) {
+  const harmless = text.slice(0, 400).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  return harmless.replace(/(.{50}[^ ]*) /g, "$1<br>");
+}
+
 const DECADES = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10000];
 const DECADE_TEXTS = ["1 µs", "10 µs", "0.1 ms", "1 ms", "10 ms", "0.1 s", "1 s", "10 s", "100 s"];
 
@@ -92,13 +98,32 @@ export const SPECS = {
   errors: {
     label: "Errors",
     lines: [
-      { label: "errors a second", legend: false, color: "red", format: rate,
+      { label: "errors a second", onlyInWords: true, format: rate,
         value: (columns, { series }) =>
           columns.errors.map((errors) =>
             errors === null
               ? null
               : Object.values(errors).reduce((sum, one) => sum + one, 0) / series.step) },
     ],
+    bars: ({ series: { columns, complete, step } }, x, color) =>
+      categories(columns).flatMap((name, place) => {
+        const y = columns.errors.map((errors) => errors && errors[name] / step);
+        if (!y.some((value) => value > 0)) return [];
+        return [{
+          type: "bar",
+          name: name.replace("_", " "),
+          x,
+          y,
+          offset: 0,
+          width: step * 1000,
+          marker: {
+            color: color(categoryColor(place)),
+            opacity: y.map((_, at) => (at < complete ? 1 : 0.5)),
+          },
+          customdata: y.map(rate),
+          hovertemplate: "%{customdata}",
+        }];
+      }),
     axis: () => ({ ticksuffix: " /s", rangemode: "tozero", minallowed: 0 }),
   },
   size: {
@@ -109,6 +134,20 @@ export const SPECS = {
       { label: "warm", value: column("warm"), color: "teal", shape: "hv", format: count },
       { label: "size", value: column("size"), color: "text", shape: "hv", format: count,
         width: 2 },
+      { label: "target", value: column("target"), color: "orange", shape: "hv", dash: "dash",
+        format: count },
+    ],
+    marks: ({ decisions }, local, color) => [
+      {
+        type: "scatter",
+        mode: "markers",
+        name: "decision",
+        x: decisions.map((decision) => local(decision.at)),
+        y: decisions.map((decision) => decision.to),
+        marker: { color: color("orange"), size: 8, symbol: "diamond" },
+        customdata: decisions.map((decision) => wrapped(decision.reason)),
+        hovertemplate: "%{customdata}<extra></extra>",
+      },
     ],
     axis: () => ({ rangemode: "tozero", title: { text: "workers", standoff: 4 } }),
   },

@@ -41,11 +41,23 @@ function ofOperator(action) {
   };
 }
 
+function ofOptimizer(decision) {
+  return {
+    at: decision.at,
+    key: "decision",
+    level: "info",
+    text: `${decision.acting ? "Size" : "Would be"} ${count(decision.from)} → ` +
+      `${count(decision.to)}: ${decision.reason}`,
+    who: "optimizer",
+  };
+}
+
 // since: the beginning of the window, server time.
-export function fillEvents(events, actions, since) {
+export function fillEvents({ events, audit, decisions }, since) {
   const all = [
     ...events.map(ofNode),
-    ...actions.filter((action) => action.at >= since).map(ofOperator),
+    ...decisions.map(ofOptimizer),
+    ...audit.filter((action) => action.at >= since).map(ofOperator),
   ].sort((one, other) => other.at - one.at);
   rows(byId("events").tBodies[0], all, {
     key: (event) => `${event.at} ${event.key}`,

@@ -28,9 +28,10 @@ function color(name) {
 //   figure   the element that it fills
 //   spec     label   what it shows, in words
 //            lines   [{ label, value(columns) → numbers, color, dash, shape, fill, format,
-//                       legend }]; `value` may return null: there is none
+//                       onlyInWords }]; `value` may return null: there is none
 //            axis    plotly's y axis
-//            shapes(context), annotations(context), bars(columns) → plotly's, optional
+//            shapes(context), annotations(context), marks(context), bars(context) →
+//                    plotly's, optional
 export class Chart {
   constructor(figure, spec) {
     this.figure = figure;
@@ -60,7 +61,7 @@ export class Chart {
   }
 
   legend() {
-    const entries = this.spec.lines.filter((line) => line.legend !== false);
+    const entries = this.spec.lines.filter((line) => !line.onlyInWords);
     return element(
       "ul",
       { class: "pt-legend", "aria-hidden": "true" },
@@ -99,8 +100,8 @@ export class Chart {
     const end = x.at(-1) + series.step * 1000;
     const text = color("muted");
     const grid = color("grid");
-    const traces = this.spec.bars?.(columns, x, color, complete) ?? [];
-    for (const line of this.spec.lines) {
+    const traces = this.spec.bars?.(this.latest, x, color) ?? [];
+    for (const line of this.spec.lines.filter((one) => !one.onlyInWords)) {
       const y = line.value(columns, this.latest);
       if (y !== null) traces.push(...this.traces(line, x, y, complete));
     }

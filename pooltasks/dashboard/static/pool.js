@@ -30,12 +30,17 @@ function show(answer) {
   }
   if (answer.window !== seconds) return; // asked before the window was changed
   series.take(answer, seconds);
-  const context = { series, window: seconds, objective: answer.objective };
+  const context = {
+    series,
+    window: seconds,
+    objective: answer.objective,
+    decisions: answer.decisions,
+  };
   for (const chart of charts) chart.update(context);
   fillCards(answer);
   fillHealth(answer.health);
   fillNodes(answer.nodes, (node) => actions.drain(node));
-  fillEvents(answer.events, answer.audit, answer.at - seconds);
+  fillEvents(answer, answer.at - seconds);
   actions.take(answer);
   letters.update(answer.dead_letters);
   say(answer.verdict.level, answer.verdict.text);

@@ -1,0 +1,99 @@
+"""What the optimizer decided lately, read once and kept while somebody looks."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from pooltasks.metrics.decisions import DecisionStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import redis
+
+    from pooltasks.metrics.decisions import PoolDecision
+
+_OVERLAP = 5.0
+"""Seconds that are fetched again: what arrived while the last answer was on its way."""
+_MOST = 100
+"""Changes that are shown."""
+
+
+class RecentDecisions:
+    """The decisions on one pool, for one thread. Sizes are given in workers.
+
+    Args:
+        client: A client of the server.
+        pool: The pool's name.
+        slots: Of a worker.
+    """
+
+    def __init__(self, client: redis.Redis, pool: str, slots: int) -> None:
+        self._store = DecisionStore(client, pool)
+        self._slots = slots
+        self._decisions: dict[float, PoolDecision] = {}
+        self._span = 0.0
+        self._fetched_at = 0.0
+        self._paused: float | None = None
+
+    def fetch(self, seconds: float) -> None:
+        """Fetch what is new of the last ``seconds``.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        asked_at = time.monotonic()
+        missing = seconds
+        if seconds <= self._span:
+            missing = asked_at - self._fetched_at + _OVERLAP
+        fresh = self._store.history(missing)
+        self._decisions.update((decision.at, decision) for decision in fresh)
+        self._paused = self._store.paused()
+        self._span = max(self._span, seconds)
+        self._fetched_at = asked_at
+        if fresh:
+            oldest = fresh[-1].at - self._span
+            self._decisions = {at: one for at, one in self._decisions.items() if at > oldest}
+
+    def state(self, now: float) -> dict[str, Any]:
+        """Return the last decision and whether the optimizer acts.
+
+        Args:
+            now: Server time.
+        """
+        last = self._decisions[max(self._decisions)] if self._decisions else None
+        return {
+            "paused": self._paused,
+            "target": self._workers(last.target) if last else None,
+            "hosts": last.hosts if last else None,
+            "policy": last.policy if last else None,
+            "reason": last.reason if last else None,
+            "age": max(0.0, now - last.at) if last else None,
+        }
+
+    def changes(self, now: float, window: float) -> list[dict[str, Any]]:
+        """Return the decisions to have another size, the latest first."""
+        return [
+            {
+                "at": one.at,
+                "from": self._workers(one.before),
+                "to": self._workers(one.target),
+                "reason": one.reason,
+                "acting": one.acting,
+            }
+            for one in reversed(self._decisions.values())
+            if one.told and one.at > now - window
+        ][:_MOST]
+
+    def targets(self, times: Iterable[float], step: int) -> list[int | None]:
+        """Return the last target of each step; None where there was no decision."""
+        by_step = {math.floor(at / step) * step: one for at, one in self._decisions.items()}
+        return [
+            self._workers(by_step[at].target) if (at := int(time)) in by_step else None
+            for time in times
+        ]
+
+    def _workers(self, slots: int) -> int:
+        return math.ceil(slots / self._slots)
