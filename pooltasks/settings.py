@@ -199,6 +199,9 @@ class Settings(BaseSettings):
     broker_transport: Literal["pooltasks", "stock"] = Field(
         default="pooltasks", description="how a node reserves; stock is kombu's own"
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="what nodes and workers log: Celery's lines or JSON objects"
+    )
     session_ttl: float = Field(default=3600.0, ge=1, description="seconds after the last use")
     result_expires: float = Field(default=86400.0, ge=1, description="seconds a result is kept")
 

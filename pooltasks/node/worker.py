@@ -17,6 +17,7 @@ from pooltasks.errors import ConfigurationError
 from pooltasks.node import control  # noqa: F401  registers the control commands
 from pooltasks.node.clock import ClockKeeper
 from pooltasks.node.gate import Gate
+from pooltasks.node.logs import log_as_json
 from pooltasks.node.task_pool import TaskPool
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class Node(Worker):
         options["queues"] = [queue]
         options["pool_cls"] = TaskPool
         options["without_gossip"] = True
+        if extension.settings.log_format == "json":
+            log_as_json(name, hostname)
+            options["quiet"] = True  # Celery's banner is no JSON
         super().__init__(app=app, hostname=hostname, **options)
 
     def on_start(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import time
@@ -80,6 +81,11 @@ def probe() -> dict[str, Any]:
 @operation(pool="code")
 def echo(value: Any = None) -> Any:
     return value
+
+
+@operation(pool="code")
+def say(message: str) -> None:
+    logging.getLogger("shop").warning(message, extra={"order": 7})
 
 
 @operation(pool="code")
