@@ -120,6 +120,8 @@ class Sample:
     """Seconds for which the oldest of those has waited; 0 if there are none."""
     stopped: bool = False
     """Whether it is the node's last."""
+    room: int | None = None
+    """The most workers that the host has memory and processors for; None: not known."""
     counts: Counts = field(default_factory=Counts)
     """Since the sample before."""
 
@@ -145,6 +147,7 @@ class Sample:
             "node": json.dumps(rest, separators=(",", ":")),
             "wait": its.wait.encode(),
             "run": its.run.encode(),
+            "room": "" if self.room is None else str(self.room),
         }
 
     @classmethod
@@ -164,7 +167,16 @@ class Sample:
             run=Histogram.decode(fields[b"run"]),
         )
         return cls(
-            number, interval, size, warm, busy, reserved, age, stopped=bool(stopped), counts=counts
+            number,
+            interval,
+            size,
+            warm,
+            busy,
+            reserved,
+            age,
+            stopped=bool(stopped),
+            room=int(fields[b"room"]) if fields[b"room"] else None,
+            counts=counts,
         )
 
 

@@ -38,6 +38,8 @@ class Sampler:
         name: The node's name.
         scoreboard: The node's.
         sizes: Returns how many workers there should be and how many are warm.
+        room: Returns how many the host has room for, given the seconds in which
+            workers were busy since it was asked last; None if that is not known.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Sampler:
         name: str,
         scoreboard: Scoreboard,
         sizes: Callable[[], tuple[int, int]],
+        *,
+        room: Callable[[float], int | None],
     ) -> None:
         self.pool = pool
         # Names of nodes need not be unique, and one that starts again begins anew.
@@ -57,6 +61,7 @@ class Sampler:
         self._store = SampleStore(impatient_client(app), pool, lists, settings.objective)
         self._scoreboard = scoreboard
         self._sizes = sizes
+        self._room = room
         self._baseline = Reading.zero()
         self._number = 0
         self._clock = app.pooltasks.clock
@@ -100,6 +105,7 @@ class Sampler:
             reserved=len(reserved),
             reserved_age=max(ages, default=0.0),
             stopped=stopped,
+            room=None if stopped else self._room(counts.busy),
             counts=counts,
         )
         try:

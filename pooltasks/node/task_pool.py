@@ -11,6 +11,7 @@ from celery.concurrency import prefork
 
 from pooltasks import telemetry
 from pooltasks.errors import ConfigurationError
+from pooltasks.node.headroom import Headroom
 from pooltasks.node.process_pool import WarmPool
 from pooltasks.node.sampler import Sampler
 from pooltasks.node.scoreboard import Scoreboard
@@ -59,8 +60,14 @@ class TaskPool(prefork.TaskPool):
         self.sampler: Sampler | None = None
         if settings.enable_metrics:
             _, hostname = self.options["initargs"]
+            headroom = Headroom()
             self.sampler = Sampler(
-                self.app, extension.pool, hostname, self.scoreboard, self._size_and_warm
+                self.app,
+                extension.pool,
+                hostname,
+                self.scoreboard,
+                self._size_and_warm,
+                room=lambda busy: headroom.room(self._pool.warm, busy),
             )
         # Everything imported so far is shared by all workers for ever: a
         # collection that touches it in one of them would copy the page.

@@ -173,8 +173,15 @@ class Memory:
     decided: float = 0.0
     """Server time."""
 
-    def sustained(self, wanted: int) -> int:
-        """Note what is wanted now; return the least that was wanted for a while."""
+    def sustained(self, wanted: int, before: int) -> int:
+        """Note what is wanted now; return the least that was wanted for a while.
+
+        Args:
+            wanted: Slots.
+            before: Slots that the pool has: what was wanted before the first decision.
+        """
+        if not self.recently:
+            self.recently.append((self.decided, before))
         while self.recently and self.recently[0][0] <= self.decided - _SUSTAINED:
             self.recently.pop(0)
         self.recently.append((self.decided, wanted))
@@ -235,7 +242,7 @@ def decide(
         name: Capacity(
             settings.min_pool_size,
             settings.max_pool_size,
-            settings.max_pool_size,
+            settings.max_pool_size if one.sample.room is None else one.sample.room,
             one.sample.size,
         )
         for name, one in nodes.items()
@@ -244,7 +251,7 @@ def decide(
     workers = split(asked.target, slots, capacities)
     target = sum(workers.values()) * slots
     memory.size = min(asked.target, target) if acting else before
-    memory.hosts = hosts_wanted(memory.sustained(asked.target), slots, capacities)
+    memory.hosts = hosts_wanted(memory.sustained(asked.target, before), slots, capacities)
     return PoolDecision(
         at=queue.at,
         policy=settings.policy,

@@ -86,10 +86,19 @@ class Deployment:
 
     def start_node(self, *options: str, under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start a node; ``under`` is a program that runs it, with its options."""
-        node = self.command("celery", "-A", "pooltasks", "worker", "-l", "info", *options)
+        return self._start("worker", *options, under=under)
+
+    def start_beat(self) -> subprocess.Popen[bytes]:
+        schedule = self.folder / f"schedule-{len(self.nodes)}"
+        return self._start("beat", "--schedule", str(schedule))
+
+    def _start(
+        self, program: str, *options: str, under: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        command = self.command("celery", "-A", "pooltasks", program, "-l", "info", *options)
         log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
         node = subprocess.Popen(
-            [*under, *node],
+            [*under, *command],
             env=self.environment,
             cwd=self.folder,
             stdout=log,

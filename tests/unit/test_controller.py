@@ -315,10 +315,19 @@ def test_more_than_the_nodes_hold_is_wanted_as_hosts(memory):
 def test_a_leap_that_is_over_in_a_moment_wants_no_host(memory):
     nodes = Nodes("a")
     for second in range(60):
-        nodes.tick(operations=20, depth=200 if second == 30 else 0)
+        nodes.tick(operations=20, depth=200 if second in {0, 30} else 0)
         decision = nodes.decide(memory)
         assert decision.hosts == 1
         assert second != 30 or decision.wanted > 16
+
+
+def test_a_node_whose_host_has_no_room_is_given_no_more(memory):
+    nodes = Nodes("a", "b")
+    for _ in range(40):
+        nodes.tick(operations=100, depth=200, room=5)
+        decision = nodes.decide(memory)
+    assert nodes.sizes == {"a": 5, "b": 5}
+    assert decision.hosts > 2
 
 
 def test_slots_are_turned_into_workers(memory):
