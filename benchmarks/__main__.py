@@ -6,14 +6,14 @@ import json
 import os
 import platform
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import redis
 
-from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Size, measure
+from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Round, Size, measure
 from benchmarks.policies import comparisons, lines
 from benchmarks.report import table, targets, typical
 from pooltasks.embedded import EmbeddedServer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from benchmarks.report import Rounds
 
 NAMES = tuple(candidate.name for candidate in CANDIDATES)
-MEASURES = ("drain", "enqueue", "batch", "round_trip_p50", "round_trip_p99", "commands")
+MEASURES = tuple(field.name for field in fields(Round))
 
 
 def chosen(_: click.Context, __: click.Parameter, value: str | None) -> list[Candidate]:

@@ -31,7 +31,8 @@ ENVIRONMENTS: Final = {
 _TIMEOUT: Final = 120.0  # seconds for one answer
 _STOP_TIMEOUT: Final = 5.0
 _WARM_UP: Final = 100  # operations that are sent before those that are timed
-_POLL: Final = 0.1
+_UNCOUNTED: Final = 0.1  # of a drain: not all processes start at the same moment
+_TICKS: Final = os.sysconf("SC_CLK_TCK")  # of CPU time, a second
 _SHOWN_LINES: Final = 3
 
 
@@ -75,6 +76,8 @@ class Round:
     """Seconds."""
     round_trip_p99: float
     """Seconds."""
+    cpu: float
+    """CPU seconds of the workers and their parents for an operation, in the drain."""
     commands: float
     """Commands that the server ran for an operation, from sending it to its result."""
 
@@ -144,8 +147,10 @@ class Producer:
 
 
 @contextmanager
-def running(commands: list[list[str]], environment: dict[str, str], folder: Path) -> Iterator[None]:
-    """Run the workers; none is left afterwards.
+def running(
+    commands: list[list[str]], environment: dict[str, str], folder: Path
+) -> Iterator[list[int]]:
+    """Run the workers; yield the sessions that they lead; none is left afterwards.
 
     Raises:
         BrokenRoundError: One of them ended by itself.
@@ -165,7 +170,7 @@ def running(commands: list[list[str]], environment: dict[str, str], folder: Path
             for command in commands
         ]
     try:
-        yield
+        yield [process.pid for process in processes]
     except BrokenRoundError as error:
         raise BrokenRoundError(f"{error}; its workers{_end_of(log_path)}") from error
     finally:
@@ -175,6 +180,22 @@ def running(commands: list[list[str]], environment: dict[str, str], folder: Path
         _wait_until_gone(processes)
     if any(code is not None for code in codes):
         raise BrokenRoundError(f"a worker ended with code {codes}{_end_of(log_path)}")
+
+
+def cpu_seconds(sessions: list[int]) -> float:
+    """Return the CPU time so far of all live processes of some sessions (proc_pid_stat(5))."""
+    ticks = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            # After the name, which may contain anything: state ppid pgrp session …
+            fields = (entry / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[3]) in sessions:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS
 
 
 def _wait_until_gone(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -212,8 +233,11 @@ def measure(
         before = _commands(server)
         producer.ask("enqueue", _WARM_UP)
         enqueued = producer.ask("enqueue", size.operations)
-        with running(introduction["workers"], producer.environment, folder):
-            drained = producer.ask("drain", sent)
+        with running(introduction["workers"], producer.environment, folder) as sessions:
+            started, already = producer.ask("drain", round(_UNCOUNTED * sent))
+            cpu_before = cpu_seconds(sessions)
+            ended, done = producer.ask("drain", sent)
+            cpu = cpu_seconds(sessions) - cpu_before
             commands = (_commands(server) - before - producer.asked) / sent
             producer.ask("round_trips", _WARM_UP // 2)
             seconds = sorted(producer.ask("round_trips", size.round_trips))
@@ -221,11 +245,12 @@ def measure(
         if batched is not None:
             batched = producer.ask("enqueue_batch", size.operations)
     measured = Round(
-        drain=drained,
+        drain=(done - already) / (ended - started),
         enqueue=size.operations / enqueued,
         batch=batched and size.operations / batched,
         round_trip_p50=seconds[len(seconds) // 2],
         round_trip_p99=seconds[len(seconds) * 99 // 100],
+        cpu=cpu / (done - already),
         commands=commands,
     )
     return measured, introduction["versions"]

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from benchmarks.system import System
 
 LOOK_EVERY = 0.005  # seconds between looks at how far a drain is
-UNCOUNTED_SHARE = 0.1  # of a drain: not all processes start at the same moment
 PAUSE = 0.005  # seconds in which a pool becomes idle again
 
 
@@ -39,18 +38,11 @@ def enqueue_batch(system: System, count: int) -> float | None:
     return time.perf_counter() - started
 
 
-def drain(system: System, count: int) -> float:
-    """Wait until ``count`` results are there; return how many came about per second.
-
-    The time runs from the first tenth on.
-    """
-    done = 0
-    while (done := system.finished()) < UNCOUNTED_SHARE * count:
-        time.sleep(LOOK_EVERY)
-    started, already = time.perf_counter(), done
+def drain(system: System, count: int) -> tuple[float, int]:
+    """Wait until at least ``count`` results are there; return when that was, and how many were."""
     while (done := system.finished()) < count:
         time.sleep(LOOK_EVERY)
-    return (done - already) / (time.perf_counter() - started)
+    return time.perf_counter(), done
 
 
 def round_trips(system: System, count: int) -> list[float]:

@@ -15,8 +15,8 @@ STOCK = "celery"
 HUEY = "huey"
 
 _HEADING = """\
-                     drain           enqueue    batch   round trip, ms  commands
-                     ops/s  ÷ stock    ops/s    ops/s     p50      p99     an op"""
+                     drain            CPU ms  enqueue    batch   round trip, ms  commands
+                     ops/s  ÷ stock    an op    ops/s    ops/s     p50      p99     an op"""
 
 Rounds = dict[str, "Round"]
 """One round: what each system measured in it."""
@@ -119,7 +119,7 @@ def table(rounds: Sequence[Rounds], names: Sequence[str], failures: Mapping[str,
         lines.append(
             f"{name:<18}{figure('drain'):>8}"
             f"{'–' if relative is None else format(relative, '.2f'):>9}"
-            f"{figure('enqueue'):>9}{figure('batch'):>9}"
+            f"{figure('cpu', 1000, '.2f'):>9}{figure('enqueue'):>9}{figure('batch'):>9}"
             f"{figure('round_trip_p50', 1000, '.2f'):>8} {figure('round_trip_p99', 1000, '.2f'):>8}"
             f"{figure('commands', 1, '.1f'):>10}"
         )
