@@ -50,6 +50,8 @@ class SizedPool(DispatchPool):
         """Workers that are to be replaced, and go on until that is done."""
         self._ending: set[int] = set()
         self._timer: Any = None
+        self.coming = 0
+        """Workers that are forked in the next rounds of the event loop."""
         super().__init__(processes + spares, *args, **kwargs)
 
     def resize(self, size: int, spares: int | None = None) -> None:
@@ -100,7 +102,7 @@ class SizedPool(DispatchPool):
             self.end(pid)
         lacking = self.size - len(self.serving) - len(staff.cold)
         now = to_do.fork if behind or self._hub is None else min(to_do.fork, max(0, lacking))
-        self.fork(now)
+        self._fork_one_by_one(now, behind=behind)
         # Not every operation that leaves a worker says so: some are taken back.
         unsettled = len(self.serving) > self.size or self.outgoing or {*staff.busy} - self.serving
         if (now < to_do.fork or unsettled) and self._timer is None:
@@ -109,6 +111,25 @@ class SizedPool(DispatchPool):
     def _settle_again(self) -> None:
         self._timer = None
         self.settle(behind=True)
+
+    def _fork_one_by_one(self, number: int, *, behind: bool) -> None:
+        """Fork one worker now and the others in the next rounds of the event loop.
+
+        A fork takes milliseconds, of many at once nearly a second, in which no
+        operation is dispatched: just when some wait for the workers to come.
+        """
+        if self._hub is None:
+            self.fork(number)
+            return
+        before = len(self._pool)
+        self.fork(min(number, 1))
+        self.coming = number - 1 if len(self._pool) > before else 0
+        if self.coming:
+            self._hub.call_soon(self._fork_another, self.coming, behind)
+
+    def _fork_another(self, coming: int, behind: bool) -> None:
+        if coming == self.coming:  # otherwise somebody has settled since
+            self.settle(behind=behind)
 
     def replace(self, pid: int) -> None:
         """End a worker as soon as another is warm in its place and it has no operation."""

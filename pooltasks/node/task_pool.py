@@ -191,7 +191,7 @@ class TaskPool(prefork.TaskPool):
         Returns:
             ``size`` and its bounds ``floor`` and ``ceiling``; ``warm``: workers
             that are given operations; ``cold``: how many are lacking to the
-            size; ``warming``: workers that are not warm yet; ``spares``: warm
+            size; ``warming``: workers that are not warm yet, or just being forked; ``spares``: warm
             workers in reserve, ``spares_wanted``: how many there are to be;
             ``busy``: workers that have an operation; ``token``: the last one.
         """
@@ -203,7 +203,7 @@ class TaskPool(prefork.TaskPool):
             "ceiling": ceiling,
             "warm": len(staff.serving),
             "cold": max(0, self._pool.size - len(staff.serving)),
-            "warming": len(staff.cold),
+            "warming": len(staff.cold) + self._pool.coming,
             "spares": len(staff.resting),
             "spares_wanted": self._pool.spares,
             "busy": len(staff.busy),
