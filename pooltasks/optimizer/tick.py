@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from pooltasks import keys
@@ -68,6 +69,8 @@ def tick(self: Tick) -> None:
     for pool in optimized(settings_of(self.app)):
         try:
             Controller(self.app, pool).tick(until)
+        except SoftTimeLimitExceeded:
+            raise  # the next tick waits behind this one
         except Exception:
             # Whatever is wrong with one pool: the others' turns are now.
             logger.exception("pool %s: its optimizer's turn failed", pool)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import fakeredis
 import pytest
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
 import pooltasks
 from pooltasks import keys
@@ -131,6 +132,15 @@ def test_every_pool_has_its_turn_whatever_happens_to_another(app, monkeypatch, c
     assert [pool for pool, _ in turns] == ["code", "other"]
     assert len({until for _, until in turns}) == 1  # they wait together
     assert "pool code: its optimizer's turn failed" in caplog.text
+
+
+def test_a_tick_that_takes_too_long_gives_way_to_the_next(app, monkeypatch):
+    def turn(self, until):  # noqa: ARG001  the controller's
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(Controller, "tick", turn)
+    with pytest.raises(SoftTimeLimitExceeded):
+        app.tasks[tick.NAME]()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pooltasks import Pool, keys, telemetry
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.samples import QueueState, Sample, StoredSample
+from pooltasks.optimizer import controller
 from pooltasks.optimizer.controller import Controller, Memory, decide
 from pooltasks.optimizer.observing import Watch
 from pooltasks.settings import PoolSettings
@@ -330,12 +331,12 @@ def test_a_node_whose_host_has_no_room_is_given_no_more(memory):
     assert decision.hosts > 2
 
 
-def test_slots_are_turned_into_workers(memory):
-    settings = PoolSettings(slots=8)
+def test_slots_are_turned_into_workers(memory, monkeypatch):
+    monkeypatch.setattr(controller, "_SLOTS", 8)
     nodes = Nodes("a")
     for _ in range(90):
         nodes.tick(operations=100)
-        decision = nodes.decide(memory, settings)
+        decision = nodes.decide(memory)
     assert decision.nodes == {"a": 2}
     assert 8 < decision.wanted <= decision.target == 16
 
