@@ -4,7 +4,7 @@ import { byId, element, rows, setData, setText } from "./dom.js";
 import {
   UNKNOWN, count, duration, healthLevel, percent, plural, rate,
 } from "./format.js";
-import { categoryColor } from "./charts.js";
+import { CATEGORIES } from "./charts.js";
 
 const STALE_DECISION = 10; // seconds
 const QUANTILES = ["p50", "p90", "p99", "p999"];
@@ -36,9 +36,8 @@ function fillErrors(work, finished) {
     return;
   }
   const failed = work.operations.failure;
-  const names = Object.keys(work.errors);
   const text = `${count(failed)} of ${count(finished)} failed`;
-  const its = names.filter((name) => work.errors[name] > 0);
+  const its = Object.keys(CATEGORIES).filter((name) => work.errors[name] > 0);
   const shown = JSON.stringify([text, its.map((name) => work.errors[name])]);
   if (place.dataset.shown === shown) return;
   place.dataset.shown = shown;
@@ -50,7 +49,7 @@ function fillErrors(work, finished) {
         { class: "pt-category" },
         element("span", {
           class: "pt-blot",
-          style: `background: var(--pt-${categoryColor(names.indexOf(name))})`,
+          style: `background: var(--pt-${CATEGORIES[name]})`,
         }),
         `${name.replace("_", " ")} ${count(work.errors[name])}`,
       ),

@@ -17,17 +17,18 @@ function wrapped(text) {
 const DECADES = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10000];
 const DECADE_TEXTS = ["1 µs", "10 µs", "0.1 ms", "1 ms", "10 ms", "0.1 s", "1 s", "10 s", "100 s"];
 
-export const CATEGORY_COLORS = ["red", "orange", "purple", "blue", "teal", "brown", "pink", "grey"];
-
-// The categories that occurred, in the order in which the server names them.
-export function categories(columns) {
-  const first = columns.errors.find((errors) => errors !== null);
-  return Object.keys(first ?? {});
-}
-
-export function categoryColor(place) {
-  return CATEGORY_COLORS[place % CATEGORY_COLORS.length];
-}
+// The categories of errors, each always in the same colour.
+export const CATEGORIES = {
+  python: "red",
+  timeout: "orange",
+  connection: "purple",
+  communication: "blue",
+  resource: "teal",
+  session: "brown",
+  initialization: "pink",
+  health_check: "green",
+  system: "grey",
+};
 
 // The range of a logarithmic axis that holds the values and the objective, in steps of
 // half a decade, so that it stays where it is while values change.
@@ -106,8 +107,8 @@ export const SPECS = {
               : Object.values(errors).reduce((sum, one) => sum + one, 0) / series.step) },
     ],
     bars: ({ series: { columns, complete, step } }, x, color) =>
-      categories(columns).flatMap((name, place) => {
-        const y = columns.errors.map((errors) => errors && errors[name] / step);
+      Object.entries(CATEGORIES).flatMap(([name, shade]) => {
+        const y = columns.errors.map((errors) => errors && (errors[name] ?? 0) / step);
         if (!y.some((value) => value > 0)) return [];
         return [{
           type: "bar",
@@ -117,7 +118,7 @@ export const SPECS = {
           offset: 0,
           width: step * 1000,
           marker: {
-            color: color(categoryColor(place)),
+            color: color(shade),
             opacity: y.map((_, at) => (at < complete ? 1 : 0.5)),
           },
           customdata: y.map(rate),
