@@ -94,12 +94,15 @@ class PoolReader:
         else:
             since = None
         _, samples = self._samples.read(window)
+        restarts = {
+            name: sum(one.sample.counts.recoveries for one in its) for name, its in samples.items()
+        }
         self._decisions.fetch(window)
         series = view.series(points, step, whole=since is None)
         series["columns"]["target"] = self._decisions.targets(series["columns"]["at"], step)
         return {
             **view.metrics(self.pool, metrics),
-            "nodes": view.nodes(metrics, self._watch.look(view.live_nodes(metrics))),
+            "nodes": view.nodes(metrics, self._watch.look(view.live_nodes(metrics)), restarts),
             "audit": self._audit.latest(_MOST_ACTIONS),
             "dead_letters": self._dead_letters(),
             "events": events_of(samples, metrics.at),

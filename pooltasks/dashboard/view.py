@@ -57,8 +57,12 @@ def live_nodes(metrics: PoolMetrics) -> list[str]:
     return [_celery_name(node) for node in metrics.nodes if node.state == "live"]
 
 
-def nodes(metrics: PoolMetrics, answers: Mapping[str, Answer]) -> list[dict[str, Any]]:
+def nodes(
+    metrics: PoolMetrics, answers: Mapping[str, Answer], restarts: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Return each node, from its samples, with what it says of itself.
+
+    ``restarts`` are the workers that died in the window and were replaced.
 
     ``state`` is ``live``, ``draining``, ``mute`` (it samples, or did a moment ago,
     and does not answer) or ``stale``; ``workers`` is None where it is not known.
@@ -77,7 +81,9 @@ def nodes(metrics: PoolMetrics, answers: Mapping[str, Answer]) -> list[dict[str,
                 **asdict(node),
                 "state": state,
                 "celery_name": _celery_name(node),
+                "restarts": restarts.get(node.name, 0),
                 "workers": answer.status["workers"] if answer and known else None,
+                "spares": answer.status["spares"] if answer and known else None,
             }
         )
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
@@ -29,6 +29,8 @@ class Answer:
     """What a node said last."""
 
     status: dict[str, Any]
+    at: float = 0.0
+    """On the monotonic clock."""
     missed: int = 0
     """Questions since then that it has not answered."""
 
@@ -91,8 +93,22 @@ class NodeWatch(threading.Thread):
             return
         before = self._answers
         missed = {
-            name: Answer(before[name].status, before[name].missed + 1)
+            name: replace(before[name], missed=before[name].missed + 1)
             for name in names
             if name in before and name not in replies
         }
-        self._answers = missed | {name: Answer(status) for name, status in replies.items()}
+        now = time.monotonic()
+        self._answers = missed | {
+            name: _answer(before.get(name), status, now) for name, status in replies.items()
+        }
+
+
+def _answer(before: Answer | None, status: dict[str, Any], now: float) -> Answer:
+    """Return a node's answer, with the processor time of its workers as a share (0–1)."""
+    used = {worker["pid"]: worker["cpu"] for worker in before.status["workers"]} if before else {}
+    for worker in status["workers"]:
+        known = used.get(worker["pid"])
+        worker["cpu_share"] = None
+        if before and known is not None and worker["cpu"] is not None:
+            worker["cpu_share"] = (worker["cpu"] - known) / (now - before.at)
+    return Answer(status, now)

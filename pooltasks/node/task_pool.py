@@ -243,7 +243,7 @@ class TaskPool(prefork.TaskPool):
         Returns:
             ``pid``; ``state``: ``warm`` (it is given operations), ``spare`` or
             ``warming``; ``busy``; ``outgoing``: it is being replaced; and as
-            :meth:`Upkeep.report` ``age``, ``operations`` and ``health``.
+            :meth:`Upkeep.report` ``cpu``, ``memory``, ``age``, ``operations``, ``health``.
         """
         staff = self._pool.staff()
         states = {

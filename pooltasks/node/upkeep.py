@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,14 +141,20 @@ class Upkeep:
         """Return what is known of a worker.
 
         Returns:
-            ``age`` in seconds, ``operations`` run, and the last check as
-            ``health`` (None before the first): ``age`` of the check in seconds,
+            ``age`` in seconds, ``operations`` run, ``cpu`` seconds used and
+            ``memory`` in bytes (None of one that has just ended), and the last
+            check as ``health`` (None before the first): ``age`` of the check in seconds,
             ``memory`` in bytes, ``problems`` with the number of checks in a row
             that found each, ``failures`` the largest of these.
         """
         now = time.monotonic()
         last = self._checks.get(process.pid)
+        cpu, memory = None, None
+        with suppress(OSError):  # it has just ended
+            cpu, memory = _cpu_and_memory(process.pid)
         return {
+            "cpu": cpu,
+            "memory": memory,
             "age": self._pool.age(process.pid),
             "operations": process.lane.done,
             "health": last

@@ -236,11 +236,11 @@ def test_a_node_says_what_its_workers_do_until_it_is_silent(
     assert (node["celery_name"], node["state"], node["workers"]) == ("code@host", "live", None)
 
     workers = [{"pid": 7, "state": "warm", "busy": True, "operation": "shop.charge"}]
-    watch.answers["code@host"] = Answer({"draining": False, "workers": workers})
+    watch.answers["code@host"] = Answer({"draining": False, "spares": 0, "workers": workers})
     (node,) = reader.page(60, None)["nodes"]
     assert (node["state"], node["workers"]) == ("live", workers)
 
-    watch.answers["code@host"] = Answer({"draining": True, "workers": workers})
+    watch.answers["code@host"] = Answer({"draining": True, "spares": 0, "workers": workers})
     assert reader.page(60, None)["nodes"][0]["state"] == "draining"
 
     watch.answers["code@host"] = Answer({"draining": True, "workers": workers}, missed=1)

@@ -9,7 +9,7 @@ import { CATEGORIES } from "./charts.js";
 const STALE_DECISION = 10; // seconds
 const QUANTILES = ["p50", "p90", "p99", "p999"];
 
-export function fillCards({ work, load, objective, window, optimizer }) {
+export function fillCards({ work, load, objective, window, optimizer, nodes }) {
   setText(byId("utilization"), percent(work?.utilization));
   const needle = byId("utilization-gauge");
   needle.style.width = `${(work?.utilization ?? 0) * 100}%`;
@@ -25,7 +25,7 @@ export function fillCards({ work, load, objective, window, optimizer }) {
   }
   setText(byId("error-rate"), percent(work?.error_rate));
   fillErrors(work, finished);
-  fillFacts(load, optimizer?.target);
+  fillFacts(load, optimizer?.target, nodes);
   fillOptimizer(optimizer);
 }
 
@@ -62,16 +62,24 @@ const FACTS = [
   ["Active", (load) => count(load?.busy)],
   ["Idle", (load) => count(load?.idle)],
   ["Warming", (load) => count(load?.warming)],
+  ["Spares", (load, target, nodes) => count(spares(nodes))],
   ["Queue depth", (load) => count(load?.queue_depth)],
   ["Backlog", (load) => count(load?.backlog)],
   ["Oldest waiting", (load) => duration(load?.oldest_age)],
 ];
 
-function fillFacts(load, target) {
+// Of all nodes; not known as long as one of them has not said.
+function spares(nodes) {
+  const live = (nodes ?? []).filter((node) => node.state !== "stale");
+  if (live.length === 0 || live.some((node) => node.spares === null)) return null;
+  return live.reduce((sum, node) => sum + node.spares, 0);
+}
+
+function fillFacts(load, target, nodes) {
   rows(byId("facts"), FACTS, {
     key: ([name]) => name,
     make: ([name]) => element("div", {}, element("dt", {}, name), element("dd")),
-    fill: (tile, [, text]) => setText(tile.lastChild, text(load, target)),
+    fill: (tile, [, text]) => setText(tile.lastChild, text(load, target, nodes)),
   });
 }
 

@@ -1,7 +1,7 @@
 // Nodes, and under each its workers and what they do.
 
 import { byId, cells, element, fillCells, keyed, setData, setText } from "./dom.js";
-import { UNKNOWN, count, duration, percent, plural } from "./format.js";
+import { UNKNOWN, count, duration, megabytes, percent, plural } from "./format.js";
 
 const STATES = {
   live: "live",
@@ -10,7 +10,7 @@ const STATES = {
   stale: "silent",
 };
 
-const workerRow = cells(["pt-pid", "", "pt-name", "num", "num"]);
+const workerRow = cells(["pt-pid", "", "pt-name", "num", "num", "num", "num", "num", "pt-check"]);
 
 // nodes: as the server sends them. onDrain(node): the button of a node was pressed.
 export function fillNodes(nodes, onDrain) {
@@ -33,7 +33,7 @@ function makeNode(onDrain) {
       { class: "pt-node" },
       element("th", { scope: "rowgroup" }),
       element("td"),
-      element("td", { colspan: 2, class: "pt-note" }),
+      element("td", { colspan: 6, class: "pt-note" }),
       element("td", { class: "num" }, button),
     ),
   );
@@ -67,18 +67,33 @@ function summary(node) {
     `${count(node.busy)} busy`,
     `${percent(node.utilization)} used`,
     `${count(node.reserved)} reserved`,
+    plural(node.restarts, "restart"),
   ].join(" · ");
 }
 
+function check(health) {
+  if (!health) return UNKNOWN;
+  const problems = Object.keys(health.problems);
+  const ago = `${duration(Math.floor(health.age))} ago`;
+  return problems.length ? `${problems.join(", ")} (${ago})` : `well, ${ago}`;
+}
+
 function fillWorker(row, worker) {
-  const state = worker.state === "warm" ? (worker.busy ? "busy" : "idle") : worker.state;
+  let { state } = worker;
+  if (state === "warm") state = worker.busy ? "busy" : "idle";
+  if (worker.outgoing) state = "outgoing";
   setData(row, "state", state);
   fillCells(row, [
     String(worker.pid),
     state,
     worker.operation ?? "",
     worker.operation === null ? "" : duration(worker.seconds),
+    percent(worker.cpu_share),
+    megabytes(worker.memory),
+    count(worker.operations),
     duration(Math.floor(worker.age)),
+    check(worker.health),
   ]);
+  setData(row, "ill", String(Boolean(worker.health?.failures)));
   row.cells[2].title = worker.operation ? `${worker.operation} ${worker.id}` : "";
 }
