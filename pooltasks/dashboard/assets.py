@@ -35,6 +35,11 @@ class Assets:
             digest.update(name.encode() + path.read_bytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def modules(self) -> list[str]:
+        """Names of our scripts, which load each other."""
+        return [name for name in self._paths if name.endswith(".js") and name != _PLOTLY]
+
     def get(self, name: str) -> tuple[bytes, str] | None:
         """Return a file's compressed content and its type; None if there is no such file."""
         path = self._paths.get(name)

@@ -20,7 +20,7 @@ from pooltasks.broker.client import redis_client
 from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.dashboard import letters
 from pooltasks.dashboard.actions import ACTIONS, carry_out
-from pooltasks.dashboard.reader import STEPS
+from pooltasks.dashboard.reader import DEFAULT_WINDOW, STEPS
 from pooltasks.errors import ConfigurationError, DeadLetterNotFoundError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Handler(BaseHandler):
         self.render(
             template,
             file=lambda name: self.reverse_url("pools-file", self.application.assets.version, name),
+            modules=self.application.assets.modules,
             start=json.dumps(start).replace("<", r"\u003c"),
             **arguments,
         )
@@ -121,7 +122,7 @@ class PoolsPage(Handler):
     @authenticated
     def get(self) -> None:
         """Write the page."""
-        self.page("pools.html")
+        self.page("pools.html", first_data=f"{self.reverse_url('pools')}/-/data")
 
 
 class PoolPage(Handler):
@@ -131,7 +132,15 @@ class PoolPage(Handler):
     def get(self, pool: str) -> None:
         """Write the page."""
         self.settings_of_pool(pool)
-        self.page("pool.html", pool=pool, start={"pool": pool, "windows": list(STEPS)})
+        # What its script asks for first, so that the browser need not wait for the script.
+        window = self.get_argument("window", "")
+        window = window if window in map(str, STEPS) else str(DEFAULT_WINDOW)
+        self.page(
+            "pool.html",
+            pool=pool,
+            first_data=f"{self.reverse_url('pools')}/{pool}/data?window={window}",
+            start={"pool": pool, "windows": list(STEPS), "window": DEFAULT_WINDOW},
+        )
 
 
 class PoolsData(DataHandler):
@@ -150,7 +159,7 @@ class PoolData(DataHandler):
     async def get(self, pool: str) -> None:
         """Write it. Query: ``window`` in seconds, ``since`` as an earlier answer's cursor."""
         self.settings_of_pool(pool)
-        window = self.get_argument("window", "300", type=int)
+        window = self.get_argument("window", str(DEFAULT_WINDOW), type=int)
         since = self.get_argument("since", None, type=float)
         if window not in STEPS:
             allowed = ", ".join(map(str, STEPS))

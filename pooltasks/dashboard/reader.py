@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STEPS = {60: 1, 300: 1, 900: 3, 3600: 12}
 """The windows of a page, in seconds, and how many seconds make one point of its charts."""
+DEFAULT_WINDOW = 300
 _OVERVIEW_WINDOW = 60
 _SPARK_SECONDS, _SPARK_STEP = 300, 5
 _MOST_ACTIONS = 50

@@ -21,7 +21,7 @@ const charts = [...document.querySelectorAll("[data-chart]")].map(
 );
 const actions = new Actions(start, () => feed.restart());
 const letters = new Letters(start, actions);
-let seconds = Number(read("window", windows, "300"));
+let seconds = Number(read("window", windows, String(start.window)));
 
 function show(answer) {
   if (!answer.server.reachable) {
@@ -98,7 +98,7 @@ byId("windows").addEventListener("click", (event) => {
   const chosen = event.target.dataset.window;
   if (!chosen) return;
   seconds = Number(chosen);
-  write("window", chosen, "300");
+  write("window", chosen, String(start.window));
   markWindow();
   series.clear();
   feed.restart();
