@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pooltasks import keys
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pooltasks.dashboard.watch import NodeWatch
-    from pooltasks.metrics.collector import HistoryPoint
+    from pooltasks.metrics.collector import HistoryPoint, PoolMetrics
 
 STEPS = {60: 1, 300: 1, 900: 3, 3600: 12}
 """The windows of a page, in seconds, and how many seconds make one point of its charts."""
 DEFAULT_WINDOW = 300
 _OVERVIEW_WINDOW = 60
 _SPARK_SECONDS, _SPARK_STEP = 300, 5
+_RENEWED = 1 / 600
+"""Share of a window after which it is added up again: 6 s of an hour, at once of 5 minutes."""
 _MOST_ACTIONS = 50
 _REVISED = 2
 """Complete points that are sent again: a late sample may have changed them."""
@@ -56,6 +59,7 @@ class PoolReader:
         lists = lists_of(app, self.pool.queue)
         self._samples = RecentSamples(client, name, lists, settings.objective)
         self._collector = Collector(self._samples, settings.objective, settings.metrics_interval)
+        self._long: dict[int, tuple[float, PoolMetrics]] = {}
         self._points: dict[int, dict[float, HistoryPoint]] = {}
         self.used_at = time.monotonic()
 
@@ -84,7 +88,7 @@ class PoolReader:
         Raises:
             redis.RedisError: The server does not answer.
         """
-        metrics = self._collector.metrics(window)
+        metrics = self._metrics(window)
         step = STEPS[window]
         points = self._history(window, step, metrics.at)
         complete = [point.at for point in points if point.complete]
@@ -115,6 +119,23 @@ class PoolReader:
             "series": series,
             "cursor": cursor,
         }
+
+    def _metrics(self, window: int) -> PoolMetrics:
+        """Return the pool now, and what it did in the window.
+
+        Of a long window all samples are added up only every few seconds, in which
+        it hardly changes; how the pool stands is always of this moment.
+        """
+        last = self._long.get(window)
+        now = time.monotonic()
+        if last is None or now - last[0] >= window * _RENEWED:
+            metrics = self._collector.metrics(window)
+            self._long = {window: (now, metrics)}
+            return metrics
+        present = self._collector.metrics(_OVERVIEW_WINDOW)
+        health = last[1].health if present.health else None
+        work = last[1].work if present.health else present.work
+        return replace(present, window=float(window), work=work, health=health)
 
     def _dead_letters(self) -> int:
         number: Any = self._client.hlen(keys.dead_letters(self.pool.queue))
