@@ -3,6 +3,7 @@
 Arrivals are counted exactly, second by second: what was started, and by how much
 more waits. When in its second an operation arrived, and how long each one ran,
 is drawn anew with every seed: uniformly in the second, from the histogram of runs.
+What a worker does around an operation (storing its result above all) is added.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Recording:
         sizes: Workers that the pool was to have in each of these.
         waits: How long operations waited that started in each of these.
         runs: How long operations ran.
+        around: Seconds that workers were busy with one operation beyond its run, on average.
     """
 
     pool: str
@@ -47,6 +49,7 @@ class Recording:
     sizes: list[int]
     waits: list[Histogram]
     runs: Histogram
+    around: float
 
     @property
     def seconds(self) -> float:
@@ -98,6 +101,7 @@ def record(
     depth = started = arrived = 0
     counts, sizes, waits = [], [], []
     runs = []
+    busy = 0.0
     for second in range(start - 1, end):
         new = sorted(by_second.get(second, []), key=lambda item: item[1].at)
         for node, one in new:
@@ -107,6 +111,7 @@ def record(
             del present[node]
         waits.append(Histogram.merged(one.sample.counts.wait for _, one in new))
         runs += [one.sample.counts.run for _, one in new]
+        busy += sum(one.sample.counts.busy for _, one in new)
         started += waits[-1].count
         reserved = sum(one.sample.reserved for one in present.values())
         # Nodes look at different moments of a second: the sum may go back a little.
@@ -121,19 +126,21 @@ def record(
             "to replay."
         )
     # The first second only tells what waited before.
-    return Recording(pool, counts[1:], sizes[1:], waits[1:], whole)
+    around = max(0.0, busy - whole.total) / whole.count
+    return Recording(pool, counts[1:], sizes[1:], waits[1:], whole, around)
 
 
 @dataclass(frozen=True)
 class RecordedService:
-    """Service times as a histogram has them."""
+    """Service times as a histogram has them, each with ``around`` seconds more."""
 
     runs: Histogram
+    around: float = 0.0
 
     @property
     def mean(self) -> float:
         """Seconds."""
-        return self.runs.total / self.runs.count
+        return self.runs.total / self.runs.count + self.around
 
     @property
     def steady_factor(self) -> float:
@@ -143,7 +150,7 @@ class RecordedService:
         for lognormal service with ``scv`` 4 (1.6), in proportion.
         """
         middles = [
-            (math.sqrt(lower_bound(bucket) * lower_bound(bucket + 1)), count)
+            (self.around + math.sqrt(lower_bound(bucket) * lower_bound(bucket + 1)), count)
             for bucket, count in self.runs.counts.items()
         ]
         squares = sum(count * middle * middle for middle, count in middles) / self.runs.count
@@ -156,7 +163,11 @@ class RecordedService:
         weights = list(accumulate(self.runs.counts[bucket] for bucket in buckets))
         drawn = random.choices(buckets, cum_weights=weights, k=count)
         return array(
-            "d", (random.uniform(lower_bound(bucket), lower_bound(bucket + 1)) for bucket in drawn)
+            "d",
+            (
+                self.around + random.uniform(lower_bound(bucket), lower_bound(bucket + 1))
+                for bucket in drawn
+            ),
         )
 
 
@@ -186,7 +197,7 @@ class Replay:
         times = array("d")
         for second, count in enumerate(counts):
             times.extend(sorted(second + random.random() for _ in range(count)))
-        service = RecordedService(self.recording.runs)
+        service = RecordedService(self.recording.runs, self.recording.around)
         services = service.draw(random, len(times))
         rates = []
         for second in range(len(counts)):

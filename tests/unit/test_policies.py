@@ -91,6 +91,25 @@ def test_objective_gives_slots_back_only_after_the_release():
     assert decisions[-1].target == LIMITS.minimum
 
 
+def test_objective_grows_by_a_little_only_where_the_objective_needs_it():
+    policy = Objective(LIMITS, Goal())
+    size = obeyed(policy, CALM, 120)[-1].target
+    more = replace(CALM, arrivals=106, size=size, warm=size)
+    kept = obeyed(policy, more, 60, start=120)[-1]
+    assert kept.inputs["staffed"] == size + 1
+    assert kept.target == size
+    assert "not worth a resize" in kept.reason
+    much_more = replace(CALM, arrivals=125, size=size, warm=size)
+    assert obeyed(policy, much_more, 60, start=180)[-1].target > size
+
+
+def test_objective_grows_by_a_little_at_once_for_a_backlog():
+    policy = Objective(LIMITS, Goal())
+    size = obeyed(policy, CALM, 120)[-1].target
+    surge = replace(CALM, now=121.0, waiting=28, size=size, warm=size)
+    assert policy.observe(surge).target == size + 1  # 10.1 + 28 * 0.1 / 0.5, rounded up
+
+
 def test_objective_never_shrinks_while_a_sample_is_missing():
     policy = Objective(LIMITS, Goal())
     size = obeyed(policy, CALM, 120)[-1].target

@@ -33,8 +33,8 @@ def histogram(values):
     return whole
 
 
-def sample(at, *, waits=(), runs=(), size=2, reserved=0, depth=0, stopped=False):
-    counts = Counts(wait=histogram(waits), run=histogram(runs))
+def sample(at, *, waits=(), runs=(), busy=0.0, size=2, reserved=0, depth=0, stopped=False):
+    counts = Counts(wait=histogram(waits), run=histogram(runs), busy=busy)
     return StoredSample(
         Sample(
             number=int(at),
@@ -121,6 +121,15 @@ def test_a_replay_has_the_recorded_arrivals_of_each_second_and_runs_as_long():
     assert [seconds[second] for second in range(len(recording.arrivals))] == recording.arrivals
     assert fmean(first.services) == pytest.approx(recording.runs.total / recording.runs.count, 0.3)
     assert sum(first.rates) / 10 == pytest.approx(sum(recording.arrivals), rel=0.05)
+
+
+def test_a_worker_is_busy_for_longer_than_an_operation_runs():
+    its = samples_of(130, waits=[ON_TIME, ON_TIME], runs=[0.1, 0.1], busy=0.25)
+    recording = record("code", {"a": its}, NOW, 3600.0)
+    assert recording.around == pytest.approx(0.025)
+    arrivals = Replay(recording).sequence(1, recording.seconds)
+    assert arrivals.service.mean == pytest.approx(0.125)
+    assert fmean(arrivals.services) == pytest.approx(0.125, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from pooltasks.optimizer.policies.observation import Limits, Observation
 
 _FACTOR_RANGE = (0.25, 8.0)
-_SMALL = 0.05  # of the size: a shrink that saves little
+_SMALL_SHRINK = 0.15  # of the size: saves little
+_SMALL_GROWTH = 0.10  # of the size: not worth a resize while the objective is nearly met
+_NEARLY = 2.0  # times the share that may be late
+_NEW = 20.0  # seconds of history after a change with which a rate is known too little for that
 _LONG_AGO = -1e18  # seconds; JSON has no infinity
 _MOST_SURPRISE = 50.0  # late operations come in clusters: one must not teach everything
 _BACKLOG = 4.0  # waiting operations a slot: more than chance piles up in a staffed pool
@@ -47,11 +50,11 @@ class Tuning:
         release: Seconds that a smaller size must suffice before slots are given back.
         learning: Seconds in which the tail factor follows what is observed.
         lead: Seconds for which a leap of the rate is taken to go on; given back at once.
-        pause: Seconds from a resize to the next shrink. A shrink of at most 5 %
+        pause: Seconds from a resize to the next shrink. A shrink of at most 15 %
             (or one slot) waits for twice ``release``.
     """
 
-    confidence: float = 0.5
+    confidence: float = 0.75
     sigmas: float = 4.0
     drain: float = 0.5
     release: float = 24.0
@@ -131,7 +134,9 @@ class Objective:
         leaping = (rate.mean + rate.trend * self.tuning.lead) * mean
         draining = math.ceil(max(load, leaping) + observation.waiting * mean / self.tuning.drain)
         target = self.limits.clamp(max(held, draining))
-        target = self._paced(target, observation)
+        target = self._paced(
+            target, observation, load, urgent=draining > held or rate.horizon < _NEW
+        )
         return Decision(
             target,
             self._reason(observation, rate, (staffed, held, draining, target)),
@@ -149,18 +154,24 @@ class Objective:
             },
         )
 
-    def _paced(self, target: int, observation: Observation) -> int:
-        """Delay what would shrink the pool too soon after its last resize.
+    def _paced(self, target: int, observation: Observation, load: float, *, urgent: bool) -> int:
+        """Delay what would shrink the pool too soon after its last resize, and small growth.
 
         A resize is not free. So slots are given back a few at once; a small
         shrink, which saves little, waits longest. And what a node's missing
-        sample hides may be work: no shrinking then.
+        sample hides may be work: no shrinking then. A small growth that is not
+        urgent waits until the bound of the rate makes twice as many late as may be:
+        what the rate's estimate gains by chance in one tick it loses in another.
         """
         size, tuning = self.limits.clamp(observation.size), self.tuning
         if target < size:
-            small = size - target <= max(1.0, _SMALL * size)
+            small = size - target <= max(1.0, _SMALL_SHRINK * size)
             pause = 2.0 * tuning.release if small else tuning.pause
             if not observation.complete or observation.now - self._resized < pause:
+                return size
+        if not urgent and size < target <= size + max(1.0, _SMALL_GROWTH * size):
+            late = late_share(load, size, self.service.mean, self.goal.wait, self.factor)
+            if late <= _NEARLY * self.goal.allowance:
                 return size
         if target != observation.size:
             self._resized = observation.now
@@ -209,6 +220,8 @@ class Objective:
             why = f"{demand} need {max(held, draining)}, but there are never fewer than {target}"
         elif max(held, draining) > self.limits.maximum:
             why = f"{demand} need {max(held, draining)}, but there are never more than {target}"
+        elif target < max(held, draining):
+            why = f"{demand} need {max(held, draining)}, a growth not worth a resize"
         elif target > max(held, draining):
             why = f"{demand} need {max(held, draining)}, but it is too soon to shrink"
         elif draining > held:
