@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from chaos.fuzz import fuzz
 from chaos.kill import Plan, kill
 from chaos.recovery import recovery
 
@@ -112,6 +113,36 @@ def recovery_(times: int, freezes: int, as_json: bool) -> None:
                 f"{1000 * max(each.times):11.0f}  {bounds:<15} {'yes' if each.holds else 'no'}"
             )
     if not all(scenario.holds for scenario in scenarios):
+        raise SystemExit(1)
+
+
+@main.command("fuzz")
+@click.option("--messages", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fuzz_(messages: int, seed: int, as_json: bool) -> None:
+    """Push hostile messages with good ones between them to a pool of two nodes.
+
+    Exits with 1 when a node dies, a good message does not complete, or a
+    hostile one is neither a dead letter nor an operation with an end. Prints
+    the first of the latter.
+    """
+    with tempfile.TemporaryDirectory(prefix="pooltasks-chaos-") as folder:
+        found = fuzz(Path(folder), messages, seed)
+    missing = [message.decode(errors="backslashreplace") for message in found.unaccounted]
+    if as_json:
+        click.echo(json.dumps({**found._asdict(), "unaccounted": missing}, indent=2))
+    else:
+        click.echo(
+            f"{found.hostile} hostile messages: {found.dead} dead letters, "
+            f"{found.ended} operations with a result, {found.ran} that ran and leave none, "
+            f"{found.scheduled} held for later, {len(missing)} unaccounted; "
+            f"{found.good} good ones between them, {found.good_unfinished} unfinished; "
+            f"{found.node_deaths} nodes died"
+        )
+        for message in missing[:5]:
+            click.echo(message, err=True)
+    if not found.is_whole:
         raise SystemExit(1)
 
 

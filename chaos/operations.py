@@ -32,7 +32,7 @@ def _note_start(identifier: str) -> None:
     os.write(_file_of(os.getpid()), note.encode())
 
 
-@operation(pool="chaos", bind=True)
+@operation(pool="chaos", bind=True, store_errors_even_if_ignored=True)
 def work(self: Any, fate: str = "finish", seconds: float = 0.0) -> str:
     """Take ``seconds``, then finish, fail, or kill this worker."""
     _note_start(self.request.id)

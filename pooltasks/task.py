@@ -8,6 +8,7 @@ retries what may be retried.
 from __future__ import annotations
 
 import random
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from kombu.exceptions import EncodeError
 
 from pooltasks import keys
 from pooltasks.broker.clock import server_now
+from pooltasks.broker.dead_letters import with_attempt
 from pooltasks.broker.serialization import encoding_error
 from pooltasks.errors import (
     Category,
@@ -143,16 +145,23 @@ class Operation(Task):
         except EncodeError as error:
             raise encoding_error(error) from None
 
+    def retry(self, *args: Any, exc: Any = None, **options: Any) -> Any:
+        """Retry, as Celery does; the next attempt carries the error of this one along."""
+        error = exc if isinstance(exc, BaseException) else sys.exception()
+        if error is not None:
+            now = self.app.pooltasks.clock.now()
+            self.request.attempts = with_attempt(self.request.get("attempts"), now, error)
+        return super().retry(*args, exc=exc, **options)
+
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
         """Return the signature of another attempt; it keeps the first one's deadline."""
         request = self.request if request is None else request
         signature = super().signature_from_request(request, *args, **options)
-        deadline = request.get("deadline")
-        if deadline is not None:
-            signature.options["headers"] = {
-                **(signature.options.get("headers") or {}),
-                "deadline": deadline,
-            }
+        kept = {name: request.get(name) for name in ("deadline", "attempts")}
+        signature.options["headers"] = {
+            **(signature.options.get("headers") or {}),
+            **{name: value for name, value in kept.items() if value is not None},
+        }
         return signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 from pooltasks import keys
 from pooltasks.errors import DeadLetterNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     import redis
+
+_ATTEMPTS = 20
+_ERROR_LENGTH = 500  # characters
+_ATTEMPT_KEYS = {"at", "error"}
+_END_OF_TIME = 1e11  # seconds since the epoch: the year 5138
+_SCAN = 500  # letters in one step
+
+_ADD = """
+-- Set a message aside. An id belongs to whoever came first: another message that
+-- claims it, by chance or on purpose, gets an id of its own.
+-- KEYS[1] hash of letters  KEYS[2] hash of messages
+-- ARGV[1] id  ARGV[2] id to use if that is taken  ARGV[3] the letter  ARGV[4] the message
+local id = ARGV[1]
+if redis.call('HEXISTS', KEYS[1], id) == 1 then
+  id = ARGV[2]
+end
+redis.call('HSET', KEYS[1], id, ARGV[3])
+redis.call('HSET', KEYS[2], id, ARGV[4])
+return id
+"""
 
 _RETRY = """
 -- Put a dead letter's message back into its queue, once, however often it is asked for.
@@ -29,6 +49,13 @@ return 1
 """
 
 
+class Attempt(TypedDict):
+    """One attempt that failed: when, in seconds since the epoch, and with which error."""
+
+    at: float
+    error: str
+
+
 @dataclass(frozen=True)
 class DeadLetter:
     """One operation that was set aside. ``at`` is in seconds since the epoch."""
@@ -38,6 +65,8 @@ class DeadLetter:
     at: float
     operation: str | None
     deliveries: int
+    history: list[Attempt] = field(default_factory=list)
+    """The attempts that failed, the first one first; the last 20 of them."""
 
 
 class DeadLetters:
@@ -54,12 +83,20 @@ class DeadLetters:
         self._letters = keys.dead_letters(queue)
         self._messages = keys.dead_messages(queue)
 
-    def add(self, message: bytes, reason: str, *, also: Callable[[Any], Any] | None = None) -> str:
+    def add(
+        self,
+        message: bytes,
+        reason: str,
+        *,
+        history: Any = None,
+        also: Callable[[Any], Any] | None = None,
+    ) -> str:
         """Set a message aside.
 
         Args:
             message: The message as it was in the queue.
             reason: Why, in words.
+            history: The failed attempts, by default those of the message's header.
             also: Adds commands to the same transaction, given its pipeline:
                 what takes the message from where it was.
 
@@ -67,21 +104,30 @@ class DeadLetters:
             The letter's id: the operation's own, where the message has one.
         """
         headers = _headers(message)
-        identifier = str(headers.get("id") or uuid4())
-        letter = DeadLetter(
-            id=identifier,
-            reason=reason,
-            at=time.time(),
-            operation=headers.get("task"),
-            deliveries=deliveries_of(headers) + 1,
-        )
+        unique = uuid4().hex
+        identifier = _storable(headers.get("id") or unique)
+        letter = {
+            "reason": reason,
+            "at": time.time(),
+            "operation": headers.get("task"),
+            "deliveries": deliveries_of(headers) + 1,
+            "history": _attempts(history or headers.get("attempts")),
+        }
         with self._client.pipeline() as pipe:
-            pipe.hset(self._letters, identifier, json.dumps(asdict(letter)))
-            pipe.hset(self._messages, identifier, message)
+            pipe.eval(
+                _ADD,
+                2,
+                self._letters,
+                self._messages,
+                identifier,
+                f"{identifier}:{unique}",
+                json.dumps(letter),
+                message,
+            )
             if also is not None:
                 also(pipe)
-            pipe.execute()
-        return identifier
+            added, *_ = pipe.execute()
+        return str(added.decode())
 
     def list(self, *, reason: str = "", operation: str = "") -> list[DeadLetter]:
         """Return the letters, the latest first.
@@ -90,7 +136,10 @@ class DeadLetters:
             reason: Only those whose reason contains this, whatever its case.
             operation: Only those of this operation.
         """
-        letters = (DeadLetter(**json.loads(text)) for text in self._values())
+        letters = (
+            _letter(name, text)
+            for name, text in self._client.hscan_iter(self._letters, count=_SCAN)
+        )
         chosen = (
             letter
             for letter in letters
@@ -111,7 +160,7 @@ class DeadLetters:
                 f"{self._queue} has no dead letter {identifier!r}: "
                 "it was retried or dropped meanwhile, or belongs to another pool."
             )
-        return DeadLetter(**json.loads(text)), message
+        return _letter(identifier.encode(), text), message
 
     def retry(self, identifier: str) -> bool:
         """Send the operation again, with its deliveries counted from 0 and no deadline.
@@ -126,7 +175,7 @@ class DeadLetters:
         if _headers(message):
             decoded = json.loads(message)
             decoded.pop("deliveries", None)
-            for header in ("deliveries", "deadline", "published_at"):
+            for header in ("deliveries", "attempts", "retries", "deadline", "published_at"):
                 decoded["headers"].pop(header, None)
             message = json.dumps(decoded).encode()
         script = self._client.register_script(_RETRY)
@@ -150,9 +199,54 @@ class DeadLetters:
             number, _ = pipe.execute()
         return int(number)
 
-    def _values(self) -> Iterator[bytes]:
-        for _, text in self._client.hscan_iter(self._letters, count=500):
-            yield text
+
+def _letter(name: bytes, text: bytes) -> DeadLetter:
+    return DeadLetter(id=name.decode(), **json.loads(text))
+
+
+def _storable(identifier: object) -> str:
+    """Return an id as text that the server can keep: a hostile one may hold half a character."""
+    return str(identifier).encode("utf-8", "backslashreplace").decode()
+
+
+def with_attempt(earlier: Any, at: float, error: BaseException) -> list[Attempt]:
+    """Return the attempts that failed, with one more."""
+    last = Attempt(at=at, error=repr(error)[:_ERROR_LENGTH])
+    return [*_attempts(earlier), last][-_ATTEMPTS:]
+
+
+def _attempts(claimed: Any) -> list[Attempt]:
+    """Return the attempts of a message's header: what is none of them is left out."""
+    return [
+        Attempt(at=float(each["at"]), error=str(each["error"])[:_ERROR_LENGTH])
+        for each in (claimed if isinstance(claimed, list) else [])[-_ATTEMPTS:]
+        if isinstance(each, dict) and each.keys() == _ATTEMPT_KEYS and _is_time(each["at"])
+    ]
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _END_OF_TIME
+
+
+def original_of(message: Any) -> bytes:
+    """Return a reserved message as it was in its queue.
+
+    Where Celery's own transport has reserved it, or another node has it
+    meanwhile, there is only what it says, as JSON again.
+    """
+    original = message.channel.original(message) if hasattr(message.channel, "original") else None
+    return original or json.dumps(message._raw).encode()  # noqa: SLF001  kombu's name
+
+
+def give_reason(message: Any, reason: str) -> None:
+    """Say why a message will be rejected; kombu's ``reject`` takes no reason along."""
+    message.rejection = reason
+
+
+def reason_of(message: Any) -> str:
+    """Return why a message was rejected."""
+    reason: str = getattr(message, "rejection", "rejected: refused by the operation itself")
+    return reason
 
 
 def deliveries_of(headers: Mapping[str, Any]) -> int:

@@ -46,6 +46,11 @@ def reservation_end(name: str) -> str:
     return f"{_LIST_MARK}{json.dumps(name)}]"
 
 
+def reserved_message(entry: bytes) -> bytes:
+    """Return the message of a reservation, as it was in its queue."""
+    return _split(entry)[0]
+
+
 def _split(entry: bytes) -> tuple[bytes, str]:
     """Return the message of a reservation, whatever it is, and the list it came from."""
     place = entry.rindex(_LIST_MARK.encode())

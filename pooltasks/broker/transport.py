@@ -13,7 +13,6 @@ drain. Producers keep the stock transport: publishing needs nothing of this.
 
 from __future__ import annotations
 
-import json
 import time
 from functools import cached_property
 from hashlib import sha1
@@ -30,8 +29,15 @@ from redis.exceptions import NoScriptError
 
 from pooltasks import keys
 from pooltasks.broker.completion import COMPLETE, Batch, Completion
-from pooltasks.broker.dead_letters import DeadLetters, deliveries_of
-from pooltasks.broker.recovery import WATCH_SECONDS, Lease, redelivered, reservation_end
+from pooltasks.broker.dead_letters import DeadLetters, deliveries_of, reason_of
+from pooltasks.broker.reading import check_operation, read
+from pooltasks.broker.recovery import (
+    WATCH_SECONDS,
+    Lease,
+    redelivered,
+    reservation_end,
+    reserved_message,
+)
 from pooltasks.broker.reserved import QoS
 
 logger = get_logger(__name__)
@@ -186,9 +192,9 @@ class Channel(redis.Channel):
     def _receive_reserved(self, queue: str, reservation: str, message: bytes) -> None:
         """Hand a reserved message to its consumer; set aside what is no message."""
         try:
-            payload = _decoded(message)
+            payload = read(message)
             if queue not in self._without_acknowledgement:
-                _check_operation(payload)
+                check_operation(payload)
             properties = payload["properties"]
             properties["delivery_tag"] = reservation
             # Where it came from is known; what its sender says of that is not needed.
@@ -198,7 +204,7 @@ class Channel(redis.Channel):
                 "redelivered": bool(properties["delivery_info"].get("redelivered")),
             }
             self.Message(payload, channel=self)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001  nobody knows all that a hostile one can raise
             self._set_aside(queue, reservation, message, error)
             return
         if queue in self._without_acknowledgement:
@@ -228,12 +234,19 @@ class Channel(redis.Channel):
 
     def bury(self, message: Any) -> None:
         """Make a reserved message, which was rejected for good, a dead letter."""
-        self._add_dead_letter(
-            message.delivery_info["routing_key"],
-            message.delivery_tag,
-            json.dumps(message._raw).encode(),  # noqa: SLF001  kombu's name
-            "rejected: unknown here, not runnable, or refused by the operation itself",
-        )
+        original = self.original(message)
+        if original is not None:
+            self._add_dead_letter(
+                message.delivery_info["routing_key"],
+                message.delivery_tag,
+                original,
+                reason_of(message),
+            )
+
+    def original(self, message: Any) -> bytes | None:
+        """Return a reserved message as it was in its queue; None if another node has it now."""
+        entry = self.server.hget(self.unacked_key, message.delivery_tag)
+        return None if entry is None else reserved_message(entry)
 
     def _add_dead_letter(self, queue: str, reservation: str, message: bytes, reason: str) -> None:
         DeadLetters(self.server, queue).add(
@@ -289,27 +302,6 @@ class Channel(redis.Channel):
                     error,
                 )
         super().close()
-
-
-def _decoded(message: bytes) -> dict[str, Any]:
-    """Return a message as kombu and Celery expect it.
-
-    Raises:
-        ValueError, TypeError, KeyError: It is none.
-    """
-    payload: dict[str, Any] = json.loads(message)
-    if not isinstance(payload["headers"], dict):
-        raise TypeError("its headers are no table")
-    if not isinstance(payload["body"], str):
-        raise TypeError("its body is no text")
-    return payload
-
-
-def _check_operation(payload: dict[str, Any]) -> None:
-    """Raise TypeError if a message names no operation that could be run."""
-    for header in ("task", "id"):
-        if not isinstance(payload["headers"].get(header), str):
-            raise TypeError(f"its header {header!r} is no text")
 
 
 class Poller(redis.MultiChannelPoller):

@@ -47,7 +47,7 @@ def list_(context: CLIContext, pool: str, reason: str, operation: str, as_json: 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def show(context: CLIContext, pool: str, letter: str, as_json: bool) -> None:
-    """Show the dead letter with the id LETTER and its original message."""
+    """Show the dead letter with the id LETTER, its failed attempts and its original message."""
     try:
         its, message = _letters(context, pool).show(letter)
     except DeadLetterNotFoundError as error:
@@ -56,7 +56,10 @@ def show(context: CLIContext, pool: str, letter: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**asdict(its), "message": text}, indent=2))
     else:
-        click.echo(f"{_line(its)}\n{text}")
+        click.echo(_line(its))
+        for attempt in its.history:
+            click.echo(f"  {_time(attempt['at'])}  {attempt['error']}")
+        click.echo(text)
 
 
 @dead.command()
@@ -97,9 +100,12 @@ def _letters(context: CLIContext, pool: str) -> DeadLetters:
     return DeadLetters(redis_client(context.app), queue(pool))
 
 
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="seconds")
+
+
 def _line(letter: DeadLetter) -> str:
-    at = datetime.fromtimestamp(letter.at, UTC).isoformat(sep=" ", timespec="seconds")
     return (
-        f"{letter.id}  {at}  {letter.operation or '(unreadable)'}  "
+        f"{letter.id}  {_time(letter.at)}  {letter.operation or '(unreadable)'}  "
         f"deliveries {letter.deliveries}  {letter.reason}"
     )

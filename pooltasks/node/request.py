@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import WorkerLostError
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, WorkerLostError
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
 from pooltasks import keys
 from pooltasks.broker.client import redis_client
-from pooltasks.broker.dead_letters import DeadLetters, deliveries_of
+from pooltasks.broker.dead_letters import (
+    DeadLetters,
+    deliveries_of,
+    give_reason,
+    original_of,
+    with_attempt,
+)
 from pooltasks.errors import PoisonedError
 
 if TYPE_CHECKING:
+    from pooltasks.broker.dead_letters import Attempt
     from pooltasks.settings import PoolSettings
 
 logger = get_logger(__name__)
 
+_NO_FAILURE = (Ignore, Reject, Retry, WorkerLostError)
 _LEAST_LIMIT = 0.1
 """The worker itself refuses what comes after its deadline, and says so; a shorter
 limit would strike before it gets that far."""
@@ -34,11 +42,38 @@ class OperationRequest(Request):
     clean up before its worker is killed.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        """Raise InvalidTaskError if the arguments do not fit the operation, and tell its caller.
+
+        A publisher with the operation's code finds out before it publishes.
+        """
+        fits = self._task.__header__ if self._task.typing else None
+        if fits is None:
+            return
+        try:
+            fits(*self._args, **self._kwargs)
+        except TypeError as error:
+            self._task.backend.mark_as_failure(
+                self.id, error, request=self._context, store_result=self.store_errors
+            )
+            raise InvalidTaskError(f"the arguments do not fit {self.name}: {error}") from error
+
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> None:
         """Count the death of a worker; what has killed too many becomes a dead letter."""
-        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard wraps it
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, MemoryError):
+            # Celery would end the node, for what its worker had too little of.
+            exc_info.exception = error = RuntimeError(f"MemoryError: {error}")
+        if isinstance(error, Reject):
+            give_reason(self._message, f"rejected by the operation: {error.reason}")
         lost = isinstance(error, WorkerLostError | SystemExit)
         if lost and self._task.reject_on_worker_lost and self._is_ours():
             deliveries = deliveries_of(self._message.headers) + 1
@@ -47,6 +82,9 @@ class OperationRequest(Request):
                 self._bury(deliveries)
                 return
             self._message.headers["deliveries"] = deliveries
+            self._message.headers["attempts"] = self._attempts(error)
+        if return_ok and self._context.retries and not isinstance(error, _NO_FAILURE):
+            self._set_aside(f"failed after {self._context.retries} retries: {error!r}", error)
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def revoked(self) -> bool:
@@ -64,9 +102,7 @@ class OperationRequest(Request):
     def _bury(self, deliveries: int) -> None:
         """Make the operation a dead letter, and tell its caller."""
         reason = f"{self.name} killed its worker or node at each of {deliveries} deliveries"
-        queue = self._delivery_info["routing_key"]
-        message = json.dumps(self._message._raw).encode()  # noqa: SLF001  kombu's name
-        DeadLetters(redis_client(self._app), queue).add(message, reason)
+        self._set_aside(reason)
         state.task_ready(self)
         logger.error("%s; it is a dead letter now: %s", reason, self.id)
         self._task.backend.mark_as_failure(
@@ -78,6 +114,17 @@ class OperationRequest(Request):
             store_result=self.store_errors,
         )
         self.acknowledge()
+
+    def _set_aside(self, reason: str, error: BaseException | None = None) -> None:
+        """Keep the message as a dead letter; with its last ``error``, if that is not noted yet."""
+        letters = DeadLetters(redis_client(self._app), self._delivery_info["routing_key"])
+        history = self._attempts(error) if error else self._message.headers.get("attempts")
+        letters.add(original_of(self._message), reason, history=history)
+
+    def _attempts(self, error: BaseException) -> list[Attempt]:
+        """Return the failed attempts, this one the last."""
+        now = self._app.pooltasks.clock.now()
+        return with_attempt(self._message.headers.get("attempts"), now, error)
 
     _asked: tuple[float | None, float | None] = (None, None)
 

@@ -16,6 +16,7 @@ from pooltasks.broker.connection import NodeConnection
 from pooltasks.errors import ConfigurationError
 from pooltasks.node import control  # noqa: F401  registers the control commands
 from pooltasks.node.clock import ClockKeeper
+from pooltasks.node.consumer import NodeConsumer
 from pooltasks.node.gate import Gate
 from pooltasks.node.logs import log_as_json
 from pooltasks.node.task_pool import TaskPool
@@ -70,6 +71,7 @@ class Node(Worker):
         options["concurrency"] = options.get("concurrency") or pool.pool_size
         options["queues"] = [queue]
         options["pool_cls"] = TaskPool
+        options["consumer_cls"] = NodeConsumer
         options["without_gossip"] = True
         if extension.settings.log_format == "json":
             log_as_json(name, hostname)

@@ -128,6 +128,10 @@ class Deployment:
 
         return wait_until(warm, f"{workers} warm workers; the log:\n{self.log()[-3000:]}")
 
+    def bytes_client(self) -> redis.Redis:
+        """Return a client whose answers are not decoded, as the library's own."""
+        return redis.Redis.from_url(self.url)
+
     def reserved(self) -> int:
         """Return how many operations the nodes have reserved."""
         return sum(self.redis.hlen(key) for key in self.redis.keys("pooltasks:unacked:*"))

@@ -12,7 +12,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
 from pooltasks import operation, telemetry
 from pooltasks.broker.client import redis_client
@@ -185,6 +185,16 @@ def fail_until(self, key: str, attempts: int) -> int:
     if attempt < attempts:
         raise ConnectionError("told to fail")
     return attempt
+
+
+@operation(pool="code")
+def exhaust_memory() -> None:
+    raise MemoryError("as it was told")
+
+
+@operation(pool="code")
+def reject(reason: str) -> None:
+    raise Reject(reason, requeue=False)
 
 
 @operation(pool="code", bind=True)

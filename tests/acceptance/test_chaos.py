@@ -40,3 +40,11 @@ def test_nothing_is_lost_when_nodes_and_workers_are_killed_frozen_and_cut_off() 
     assert found["failed"] >= 2
     happened = found["happened"]
     assert (happened["node kills"], happened["worker kills"], happened["cuts"]) == (2, 4, 2)
+
+
+def test_no_hostile_message_ends_a_node_or_a_good_one_and_each_has_an_end() -> None:
+    found = chaos("fuzz", "--messages=500", "--seed=7")
+    assert found["unaccounted"] == []
+    assert found["node_deaths"] == found["good_unfinished"] == 0
+    assert sum(found[end] for end in ("dead", "ended", "ran", "scheduled")) == 500
+    assert found["dead"] > 200

@@ -5,7 +5,7 @@ import json
 import fakeredis
 import pytest
 
-from pooltasks.broker.dead_letters import DeadLetters
+from pooltasks.broker.dead_letters import DeadLetters, with_attempt
 from pooltasks.errors import DeadLetterNotFoundError
 
 
@@ -106,3 +106,46 @@ def test_what_takes_the_message_away_is_in_the_same_transaction(
     server.hset("unacked", "r1", "x")
     letters.add(message("1"), "reason", also=lambda pipe: pipe.hdel("unacked", "r1"))
     assert not server.exists("unacked")
+
+
+def test_another_message_with_the_same_id_gets_an_id_of_its_own(letters: DeadLetters) -> None:
+    first, second = message("1"), message("1", "shop.crop")
+    assert letters.add(first, "reason") == "1"
+    other = letters.add(second, "reason")
+    assert other.startswith("1:")
+    assert (letters.show("1")[1], letters.show(other)[1]) == (first, second)
+
+
+@pytest.mark.parametrize("identifier", ["\ud800", 7, ["x"]])
+def test_an_id_that_is_no_text_is_kept_as_one(letters: DeadLetters, identifier: object) -> None:
+    original = json.dumps({"headers": {"id": identifier}}).encode()
+    kept = letters.add(original, "unreadable")
+    assert letters.show(kept)[1] == original
+
+
+def test_the_history_is_that_of_the_message_unless_one_is_given(letters: DeadLetters) -> None:
+    earlier = with_attempt(None, 1.0, ValueError("first"))
+    document = {"headers": {"id": "1", "attempts": earlier}}
+    letters.add(json.dumps(document).encode(), "reason")
+    assert letters.show("1")[0].history == [{"at": 1.0, "error": "ValueError('first')"}]
+    document["headers"]["id"] = "2"
+    history = with_attempt(earlier, 2.0, ValueError("second"))
+    letters.add(json.dumps(document).encode(), "reason", history=history)
+    assert [attempt["at"] for attempt in letters.show("2")[0].history] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "claimed", [7, "x", [7], [{"at": "x", "error": "y"}], [{"at": 10**400, "error": ""}], [{}]]
+)
+def test_a_history_that_is_nonsense_is_none(letters: DeadLetters, claimed: object) -> None:
+    original = json.dumps({"headers": {"id": "1", "attempts": claimed}}).encode()
+    letters.add(original, "reason")
+    assert letters.show("1")[0].history == []
+
+
+def test_the_history_keeps_the_last_attempts_and_short_errors() -> None:
+    history = None
+    for number in range(30):
+        history = with_attempt(history, float(number), ValueError("x" * 10_000))
+    assert [attempt["at"] for attempt in history] == [float(n) for n in range(10, 30)]
+    assert len(history[0]["error"]) == 500
