@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from chaos.cluster import QUEUE, Cluster, wait_until
 from chaos.mutations import mutate, oversized
+from chaos.operations import noted
 from pooltasks import keys
 from pooltasks.settings import CONTROL_POOL
 
@@ -153,7 +154,7 @@ class _Open:
                 self.dead += 1
             elif identifier in with_result:
                 self.ended += 1
-            elif identifier is not None and identifier[:36] in started:
+            elif identifier is not None and noted(identifier) in started:
                 self.ran += 1
             elif message in held and _is_for_later(message):
                 self.scheduled += 1

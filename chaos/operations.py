@@ -7,8 +7,10 @@ server and to the process that writes them.
 from __future__ import annotations
 
 import os
+import re
 import time
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ FOLDER_VARIABLE = "CHAOS_RUNS"
 NOTE_BYTES = 55
 """Length of a note: the operation's id and the time of its start. Its file is named by the process.
 """
+_ID = re.compile(r"[0-9a-f-]{36}")
 
 
 @cache
@@ -27,8 +30,15 @@ def _file_of(process: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
+def noted(identifier: str) -> str:
+    """Return an operation's id as it is in a note: a hostile one has any length and letters."""
+    if _ID.fullmatch(identifier):
+        return identifier
+    return blake2b(identifier.encode(errors="surrogatepass"), digest_size=18).hexdigest()
+
+
 def _note_start(identifier: str) -> None:
-    note = f"{identifier:36.36} {time.time():17.6f}\n"
+    note = f"{noted(identifier)} {time.time():17.6f}\n"
     os.write(_file_of(os.getpid()), note.encode())
 
 
