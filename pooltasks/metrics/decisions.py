@@ -182,8 +182,7 @@ class DecisionStore:
 
     def current(self) -> PoolDecision | None:
         """Return the last decision; None if there was none within the hour."""
-        entries: Any = self._client.xrevrange(keys.decisions(self.pool), count=1)
-        return _decision(entries[0][1]) if entries else None
+        return last_decision(self._client.xrevrange(keys.decisions(self.pool), count=1))
 
     def history(self, seconds: float = HISTORY) -> list[PoolDecision]:
         """Return the decisions of the last ``seconds``, at most 3,600, oldest first."""
@@ -204,6 +203,11 @@ class DecisionStore:
         """Return the seconds for which the optimizer still only watches; None if it acts."""
         left: Any = self._client.pttl(keys.optimizer_paused(self.pool))
         return left / 1000 if left > 0 else None
+
+
+def last_decision(entries: Any) -> PoolDecision | None:
+    """Return the first of some entries of the stream of decisions, None if there is none."""
+    return _decision(entries[0][1]) if entries else None
 
 
 def _decision(fields: dict[bytes, bytes]) -> PoolDecision:

@@ -18,6 +18,7 @@ from pooltasks import keys
 from pooltasks.errors import Category
 from pooltasks.metrics.histogram import lower_bound
 from pooltasks.metrics.totals import bounds
+from pooltasks.settings import CONTROL_POOL
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def families(
         *_of_settings(pools),
         *_of_load(standings),
         *_of_nodes(standings),
+        *_of_decisions(standings),
         *_of_totals(
             {pool: its.totals for pool, its in standings.items() if its.totals is not None}
         ),
@@ -71,14 +73,19 @@ class _Gauge(GaugeMetricFamily):
 
 def _of_settings(pools: Mapping[str, PoolSettings]) -> list[Metric]:
     info = _Gauge(
-        "pooltasks_pool_info", "1 for each configured pool, with its queue.", "pool", "queue_name"
+        "pooltasks_pool_info",
+        "1 for each configured pool, with its queue and whether it has an optimizer.",
+        "pool",
+        "queue_name",
+        "optimizer",
     )
     wait = _Gauge("pooltasks_objective_wait_seconds", "The wait that the objective allows.", "pool")
     ratio = _Gauge(
         "pooltasks_objective_ratio", "The share of operations that are to wait less.", "pool"
     )
     for pool, settings in pools.items():
-        info.show([pool, keys.queue(pool)], 1)
+        is_optimized = settings.enable_optimizer and pool != CONTROL_POOL
+        info.show([pool, keys.queue(pool), "on" if is_optimized else "off"], 1)
         wait.show([pool], settings.objective.wait_ms / 1000)
         ratio.show([pool], settings.objective.quantile)
     return [info, wait, ratio]
@@ -124,6 +131,20 @@ def _of_nodes(standings: Mapping[str, Standing]) -> list[Metric]:
         utilization.show([pool], standing.utilization)
         health.show([pool], standing.health.score if standing.health else None)
     return [nodes, utilization, health]
+
+
+def _of_decisions(standings: Mapping[str, Standing]) -> list[Metric]:
+    target = _Gauge(
+        "pooltasks_target_slots", "What the optimizer wants of all live nodes together.", "pool"
+    )
+    nodes = _Gauge(
+        "pooltasks_nodes_wanted", "Nodes that the pool needs, for whoever starts hosts.", "pool"
+    )
+    for pool, standing in standings.items():
+        if standing.decision is not None:
+            target.show([pool], standing.decision.target)
+            nodes.show([pool], standing.decision.hosts)
+    return [target, nodes]
 
 
 def _of_totals(totals: Mapping[str, Totals]) -> list[Metric]:

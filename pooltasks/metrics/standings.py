@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from pooltasks import keys
 from pooltasks.broker.queues import lists_of
-from pooltasks.metrics.collector import health_of, load_of, state_of
+from pooltasks.metrics.collector import LEASE, health_of, load_of, state_of
+from pooltasks.metrics.decisions import last_decision
 from pooltasks.metrics.samples import SampleStore, read_last
 from pooltasks.metrics.totals import Totals
 from pooltasks.settings import CONTROL_POOL
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
     from pooltasks.metrics.collector import Load, NodeState
     from pooltasks.metrics.counts import Counts
+    from pooltasks.metrics.decisions import PoolDecision
     from pooltasks.metrics.health import Health
     from pooltasks.metrics.samples import QueueState, StoredSample
-    from pooltasks.settings import Objective, PoolSettings
+    from pooltasks.settings import PoolSettings
 
 WINDOW = 60.0
 """Seconds of which the health score speaks; longer if standings are read less often."""
@@ -47,6 +49,8 @@ class Standing:
     """None until standings were read twice."""
     totals: Totals | None
     dead_letters: int
+    decision: PoolDecision | None
+    """The optimizer's last, None if it has made none for as long as a node is shown."""
 
 
 class Standings:
@@ -84,8 +88,7 @@ class Standings:
         now = max((its.queue.at for its in readings.values()), default=0.0)
         before = self._a_window_before(now, {pool: its.totals for pool, its in readings.items()})
         return {
-            pool: its.standing(before.get(pool), self.pools[pool].objective)
-            for pool, its in readings.items()
+            pool: its.standing(before.get(pool), self.pools[pool]) for pool, its in readings.items()
         }
 
     def _readings(self) -> Iterator[_Reading]:
@@ -94,9 +97,11 @@ class Standings:
         for pool in self.pools:
             pipeline.hgetall(keys.pool_totals(pool))
             pipeline.hlen(keys.dead_letters(keys.queue(pool)))
+            pipeline.xrevrange(keys.decisions(pool), count=1)
         replies = iter(pipeline.execute())
         for queue, samples in last:
-            yield _Reading(queue, samples, Totals.of(next(replies)), next(replies))
+            totals, dead, decisions = Totals.of(next(replies)), next(replies), next(replies)
+            yield _Reading(queue, samples, totals, dead, last_decision(decisions))
 
     def _a_window_before(
         self, now: float, totals: dict[str, Totals | None]
@@ -119,21 +124,25 @@ class _Reading:
     last: list[StoredSample]
     totals: Totals | None
     dead_letters: int
+    decision: PoolDecision | None
 
-    def standing(self, before: Totals | None, objective: Objective) -> Standing:
+    def standing(self, before: Totals | None, settings: PoolSettings) -> Standing:
         """Return how the pool stands, its health since the totals ``before``."""
         nodes = [(state_of(one, self.queue.at), one.sample) for one in self.last]
         live = [sample for state, sample in nodes if state == "live"]
         load = load_of(self.queue, self.last)
         lately = self._since(before)
+        lease = LEASE * max(1.0, settings.optimization_interval)
+        is_decided = self.decision is not None and self.queue.at - self.decision.at < lease
         wanted = sum(sample.size for state, sample in nodes if state in {"live", "stale"})
         return Standing(
             load=load,
             nodes=Counter(state for state, _ in nodes),
             utilization=_utilization([sample.counts for sample in live]),
-            health=health_of(objective, lately, load, wanted) if live and lately else None,
+            health=health_of(settings.objective, lately, load, wanted) if live and lately else None,
             totals=self.totals,
             dead_letters=self.dead_letters,
+            decision=self.decision if is_decided else None,
         )
 
     def _since(self, before: Totals | None) -> Counts | None:

@@ -19,10 +19,13 @@ import yaml
 from deployment import DEADLINE, Deployment, wait_until
 
 from pooltasks.embedded import reserved_port
+from pooltasks.metrics.decisions import PoolDecision
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pooltasks import Pool
 
 CONFIG = Path(__file__).parents[2] / "config"
 VARIABLES = {"$__rate_interval": "20s", "$job": "pooltasks", "$pool": "code"}
@@ -129,6 +132,25 @@ def prometheus(
             process.wait(DEADLINE)
 
 
+def decide(pool: Pool) -> None:
+    """Have the optimizer of a pool want two slots; none runs here."""
+    turn = pool.decisions().begin()
+    if turn is None:  # the last one has not ended
+        return
+    decision = PoolDecision(
+        at=turn.at,
+        policy="fixed",
+        target=2,
+        before=2,
+        wanted=2,
+        hosts=1,
+        nodes={},
+        told=[],
+        reason="a test",
+    )
+    pool.decisions().commit(turn, None, decision)
+
+
 def panel_queries() -> dict[str, str]:
     """Return the queries of all panels as Grafana would send them."""
     queries = {}
@@ -147,6 +169,7 @@ def test_prometheus_has_an_answer_for_each_panel(serving: Deployment, prometheus
     assert len(unanswered) > 40
 
     def answered() -> bool:
+        decide(serving.pool)
         serving.pool.submit("sample_operations.echo").get(timeout=DEADLINE)
         serving.pool.submit("sample_operations.fail").get(timeout=DEADLINE, propagate=False)
         for panel, query in list(unanswered.items()):

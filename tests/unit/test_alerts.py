@@ -60,6 +60,13 @@ def nodes(live: str, lost: str) -> dict[str, str]:
     }
 
 
+def optimizer(state: str) -> dict[str, str]:
+    return {
+        **nodes("2x{n}", "0x{n}"),
+        f'pooltasks_pool_info{{optimizer="{state}", queue_name="pool.code"}}': "1x{n}",
+    }
+
+
 def age(seconds: float, allowed: float = 0.05) -> dict[str, str]:
     return {
         "pooltasks_oldest_age_seconds": f"{seconds}x{{n}}",
@@ -134,6 +141,16 @@ CASES: dict[str, tuple[int, int, list[Series], list[Series]]] = {
         ],
     ),
     "PooltasksPoolWithoutNode": (5, 1, [nodes("0x{n}", "0x{n}")], [nodes("1x{n}", "1x{n}")]),
+    "PooltasksOptimizerSilent": (
+        10,
+        1,
+        [optimizer("on")],
+        [
+            optimizer("off"),
+            {**optimizer("on"), "pooltasks_target_slots": "4x{n}"},
+            {**optimizer("on"), **nodes("0x{n}", "0x{n}")},  # another alert's
+        ],
+    ),
     "PooltasksServerUnreachable": (
         5,
         1,

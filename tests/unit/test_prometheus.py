@@ -17,6 +17,7 @@ from pooltasks import keys
 from pooltasks.errors import Category
 from pooltasks.metrics import prometheus
 from pooltasks.metrics.counts import Counts
+from pooltasks.metrics.decisions import DecisionStore, PoolDecision
 from pooltasks.metrics.families import families
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.prometheus import PoolCollector, register
@@ -151,7 +152,7 @@ def test_a_pool_is_shown_as_its_nodes_tell_it(
 
     code = {"pool": "code"}
     assert its("up") == 1
-    assert its("pool_info", queue_name="pool.code", **code) == 1
+    assert its("pool_info", queue_name="pool.code", optimizer="on", **code) == 1
     assert its("objective_wait_seconds", **code) == 0.04
     assert its("objective_ratio", **code) == 0.99
     assert its("size", **code) == 5
@@ -175,6 +176,33 @@ def test_a_pool_is_shown_as_its_nodes_tell_it(
     assert its("wait_seconds_count", **code) == 10
     assert its("wait_seconds_sum", **code) == pytest.approx(0.416)
     assert its("run_seconds_count", **code) == 8
+
+
+def test_what_the_optimizer_wants_is_shown_as_long_as_it_decides(
+    client: redis.Redis, clock: Clock, scrape: Callable[[], Scraped]
+) -> None:
+    store = DecisionStore(client, "code")
+    turn = store.begin()
+    assert turn is not None
+    decision = PoolDecision(
+        at=clock.now,
+        policy="objective",
+        target=7,
+        before=5,
+        wanted=9,
+        hosts=3,
+        nodes={},
+        told=[],
+        reason="a test",
+    )
+    store.commit(turn, None, decision)
+    its = scrape()
+    assert its("target_slots", pool="code") == 7
+    assert its("nodes_wanted", pool="code") == 3
+    assert its("target_slots", pool="quiet") is None
+    assert its("pool_info", pool="control", queue_name="pool.control", optimizer="off") == 1
+    clock.now += 16
+    assert scrape()("target_slots", pool="code") is None
 
 
 def test_what_is_not_known_has_no_series(
