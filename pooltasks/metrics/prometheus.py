@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from celery import Celery
     from prometheus_client import Metric
 
-    from pooltasks.metrics.standings import Standing
-
 logger = logging.getLogger(__name__)
 
 _INTERVAL = 1.0
@@ -56,7 +54,7 @@ class PoolCollector(MetricCollector):
     """The metrics of the pools of one application.
 
     A thread reads them once a second for as long as they are scraped, so that a
-    scrape costs what rendering costs. Only the first one, and one after a
+    scrape costs what writing the text costs. Only the first one, and one after a
     minute without, waits for a reading: for half a second at most.
     """
 
@@ -66,7 +64,7 @@ class PoolCollector(MetricCollector):
         self._has_read = threading.Event()
         self._thread: threading.Thread | None = None
         self._scraped_at = 0.0
-        self._latest: dict[str, Standing] | None = None
+        self._latest: list[Metric] | None = None
         """None if the last reading failed, and before the first."""
         self._latest_at: float | None = None
 
@@ -89,7 +87,7 @@ class PoolCollector(MetricCollector):
             return families({}, {}, up=None)
         if latest is None or time.monotonic() - at > _OLDEST:
             return families(self._standings.pools, {}, up=False)
-        return families(self._standings.pools, latest, up=True)
+        return latest
 
     def _keep_reading(self) -> None:
         while True:
@@ -103,7 +101,7 @@ class PoolCollector(MetricCollector):
     def _read(self) -> None:
         latest = None
         try:
-            latest = self._standings.read()
+            latest = families(self._standings.pools, self._standings.read(), up=True)
         except Exception as error:  # noqa: BLE001  whatever it is, `pooltasks_up` tells it
             if self._latest is not None or self._latest_at is None:
                 logger.warning("the pools cannot be read: %s: %s", type(error).__name__, error)
