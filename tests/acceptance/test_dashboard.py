@@ -77,6 +77,15 @@ def test_flower_is_still_there_and_leads_to_the_pools(guarded: Dashboard) -> Non
         assert 'href="/pools"' in page
 
 
+def test_flowers_metrics_tell_about_the_pools_too(guarded: Dashboard) -> None:
+    text = wait_until(
+        lambda: "pooltasks_up 1.0" in (its := guarded.ask("/metrics", account=None)[1]) and its,
+        "the pools have been read",
+    )
+    assert 'pooltasks_nodes{pool="code",state="live"} ' in text
+    assert "flower_" in text
+
+
 @pytest.mark.parametrize("account", [None, "operator:guess"])
 def test_a_stranger_gets_nothing(guarded: Dashboard, account: str | None) -> None:
     files = files_of(guarded.ask("/pools/code")[1])
