@@ -38,11 +38,10 @@ local mark = '{"deliveries": ' .. ARGV[2] .. ','
 
 for list = 1, lists do
   local stay = {}
-  while left > 0 and #stay < 100 do
-    local messages = redis.call('RPOP', KEYS[2 + list], left)
-    if not messages then
-      break
-    end
+  local more = true
+  while more and left > 0 and #stay < 100 do
+    local messages = redis.call('RPOP', KEYS[2 + list], left) or {}
+    more = #messages == left
     for _, message in ipairs(messages) do
       local tried = last > 0 and string.sub(message, 1, #mark) == mark
       if tried and on_trial then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis, virtual
@@ -25,6 +26,8 @@ class QoS(redis.QoS):
 
     def room(self) -> int:
         """Return how many messages may be reserved now."""
+        if time.monotonic() < self.channel.resume_at:
+            return 0
         allowed = self.gate(self.prefetch_count) if self.gate else self.prefetch_count or _UNLIMITED
         return max(0, allowed - len(self._delivered) + len(self._dirty))
 

@@ -44,6 +44,8 @@ logger = get_logger(__name__)
 
 _AT_ONCE = 500
 """Messages that are reserved in one step at the most."""
+_PAUSE = 0.02
+"""Seconds until it is asked again, when a message may be waiting that has to stay."""
 _MOMENT = 0.02
 """Seconds for which one of several lists is watched."""
 _RESERVE = COMPLETE + files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
@@ -78,6 +80,9 @@ class Channel(redis.Channel):
         self._asked: tuple[str, ...] = ()
         """The queue of each list that was asked for, in their order."""
         self._may_wait = False
+        self._room = 0
+        self.resume_at = 0.0
+        """Monotonic seconds before which nothing is reserved."""
         self._watched = 0
         self._waits = False
         self._without_acknowledgement: set[str] = set()
@@ -119,6 +124,7 @@ class Channel(redis.Channel):
 
     def _send_reserve(self, connection: Any, lists: list[str]) -> None:
         self._underway = self.completion.take()
+        self._room = min(self.qos.room(), _AT_ONCE)
         try:
             connection.send_command(
                 "EVALSHA",
@@ -127,7 +133,7 @@ class Channel(redis.Channel):
                 self.unacked_key,
                 keys.LEASES,
                 *lists,
-                min(self.qos.room(), _AT_ONCE),
+                self._room,
                 self.last_chance,
                 int(self.qos.holds(self._on_trial)),
                 self.connection.identity if self.connection.lease else "",
@@ -174,8 +180,11 @@ class Channel(redis.Channel):
         if self._waits:
             self._may_wait = answer is None and len(self.active_queues) == 1
             raise Empty
-        self._may_wait = not answer
+        # Less than there was room for: the lists are empty, or what is left has to stay.
+        self._may_wait = len(answer) < 2 * self._room
         if not answer:
+            if self.qos.holds(self._on_trial):
+                self.resume_at = time.monotonic() + _PAUSE
             raise Empty
         # All numbers are taken before any message is delivered: delivering may
         # raise, and a number that is used twice would overwrite a reservation.
