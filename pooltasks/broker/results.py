@@ -25,6 +25,11 @@ class StoredResult(NamedTuple):
     expires: int
 
 
+def _is_read_by_others(request: Any) -> bool:
+    """Return whether other operations, sent right after it, may read the result."""
+    return bool(getattr(request, "chord", None) or getattr(request, "errbacks", None))
+
+
 class ResultBackend(RedisBackend):
     """Stores a result with one command instead of four, and ``timing`` beside each finished result.
 
@@ -69,7 +74,7 @@ class ResultBackend(RedisBackend):
             value = value.encode()
         expires = self.failure_expires if state == FAILURE else self.expires
         stored = StoredResult(self.get_key_for_task(task_id), value, int(expires or 0))
-        if task_id == self._keeps and state in READY_STATES:
+        if task_id == self._keeps and state in READY_STATES and not _is_read_by_others(request):
             self._kept = stored
         else:
             self.store_now(stored)

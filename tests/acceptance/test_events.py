@@ -6,12 +6,16 @@ import json
 import os
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from deployment import DEADLINE, Deployment, wait_until
 
 from pooltasks import Pool, telemetry
+from pooltasks.optimizer.controller import Controller
+
+if TYPE_CHECKING:
+    from pooltasks.app import PoolApp
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -24,12 +28,24 @@ def events_of(deployment: Deployment) -> list[dict[str, Any]]:
     ]
 
 
+def events_of_a_decision(app: PoolApp) -> list[str]:
+    """Decide the size of the pool here, and return which events that emits."""
+    told: list[str] = []
+    telemetry.attach("decisions", "optimizer.decision", lambda name, *_: told.append(name))
+    try:
+        wait_until(lambda: Controller(app, "code").tick() and told, "a decision")
+    finally:
+        telemetry.detach("decisions")
+    return told
+
+
 def test_every_event_of_the_catalogue_is_emitted_where_it_happens(deployment: Deployment) -> None:
     (deployment.folder / "events").mkdir()
     app = deployment.configure("""
         [pools.code]
         imports = ["sample_operations"]
         pool_size = 1
+        health_check_interval = 0.2
         warmup = { commands = [{ operation = "sample_operations.warm" }] }
     """)
     pool = Pool("code", app=app)
@@ -41,11 +57,16 @@ def test_every_event_of_the_catalogue_is_emitted_where_it_happens(deployment: De
     pool.submit("sample_operations.unserialisable")
     pool.submit("sample_operations.ignore")
     pool.submit("sample_operations.die_once", ["deliveries"]).get(timeout=DEADLINE)
+    wait_until(
+        lambda: any(event["event"] == "worker.health_check" for event in events_of(deployment)),
+        "a health check",
+    )
+    decided = events_of_a_decision(app)
     node.terminate()
     node.wait(DEADLINE)
 
     events = events_of(deployment)
-    assert {event["event"] for event in events} == set(telemetry.EVENTS)
+    assert {event["event"] for event in events} | {*decided} == set(telemetry.EVENTS)
 
     def only(name: str, **wanted: Any) -> dict[str, Any]:
         (found,) = (
