@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     import redis
 
+    from pooltasks.broker.publishing import Publisher
+
 _RESULT_BACKEND = "pooltasks.broker.results.ResultBackend"
 BUILT_IN_OPERATIONS = "pooltasks.operations"
 _NODE = "pooltasks.node.worker:Node"
@@ -41,6 +43,7 @@ class Extension:
     pool: str | None = None
     """The pool that this process serves, in a node and its workers."""
     client: redis.Redis | None = None
+    publisher: Publisher | None = None
     clock: ServerClock = field(default_factory=ServerClock)
     """The server's; a node's workers share it."""
 

@@ -19,6 +19,7 @@ from kombu.exceptions import EncodeError
 from pooltasks import keys
 from pooltasks.broker.clock import server_now
 from pooltasks.broker.dead_letters import with_attempt
+from pooltasks.broker.publishing import publish
 from pooltasks.broker.serialization import encoding_error
 from pooltasks.errors import (
     Category,
@@ -126,24 +127,40 @@ class Operation(Task):
             kombu.exceptions.EncodeError: The arguments are not JSON.
             TypeError: The arguments do not fit the operation.
         """
-        if not options.get("queue"):
-            options["queue"] = keys.queue(self.pool) if self.pool else self._queue_of_this_process()
-        settings = self._pool_settings(options["queue"])
+        options = self.addressed(options, deadline)
+        try:
+            if not positional:
+                result = publish(self, args, kwargs, options)
+                if result is not None:
+                    return result
+            return super().apply_async(args, kwargs, *positional, **options)
+        except EncodeError as error:
+            raise encoding_error(error) from None
+
+    def addressed(self, options: dict[str, Any], deadline: float | None) -> dict[str, Any]:
+        """Return the options of a call with the queue it goes to, and its times as headers.
+
+        Args:
+            options: As those of :meth:`apply_async`.
+            deadline: As that of :meth:`apply_async`.
+
+        Raises:
+            OperationRefusedError: No pool is named.
+        """
+        queue = options.get("queue")
+        if not queue:
+            queue = keys.queue(self.pool) if self.pool else self._queue_of_this_process()
+        settings = self._pool_settings(queue)
         published_at = server_now(self.app) + _delay(options)
         budget = deadline
         if budget is None:
             budget = (self.checkout_timeout or settings.checkout_timeout) + (
                 self.timeout or settings.operation_timeout
             )
-        headers = dict(options.get("headers") or {})
-        headers["published_at"] = published_at
         # A retry brings the deadline of its first attempt.
-        headers.setdefault("deadline", published_at + budget)
-        options["headers"] = headers
-        try:
-            return super().apply_async(args, kwargs, *positional, **options)
-        except EncodeError as error:
-            raise encoding_error(error) from None
+        headers = {"deadline": published_at + budget, **(options.get("headers") or {})}
+        headers["published_at"] = published_at
+        return {**options, "queue": queue, "headers": headers}
 
     def retry(self, *args: Any, exc: Any = None, **options: Any) -> Any:
         """Retry, as Celery does; the next attempt carries the error of this one along."""

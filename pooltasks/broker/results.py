@@ -44,6 +44,12 @@ class ResultBackend(RedisBackend):
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do nothing: whoever waits for a result subscribes to it then (``waiting.py``)."""
 
+    def remove_pending_result(self, result: Any) -> Any:
+        """Stop waiting for ``result``; Celery calls this for each result that is dropped."""
+        if any(self._pending_results):
+            return super().remove_pending_result(result)
+        return result  # nobody waits for anything
+
     def encode(self, data: Any) -> Any:
         """Return ``data`` as the stored text.
 

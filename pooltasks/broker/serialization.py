@@ -6,7 +6,7 @@ read and write it; only the encoder differs, by refusing what is too large.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import register
 from kombu.utils import json
@@ -28,8 +28,17 @@ a store, their address into the message.
 """
 
 
-def _encode(value: object) -> str:
-    encoded: str = json.dumps(value)
+_encoder: Any = json.JSONEncoder()
+
+
+def encode(value: object) -> str:
+    """Return ``value`` as kombu's JSON.
+
+    Raises:
+        MessageTooLargeError: It is larger than a message may be.
+        TypeError: It is not JSON.
+    """
+    encoded: str = _encoder.encode(value)
     # Characters are bytes here: kombu's JSON escapes everything outside ASCII.
     if len(encoded) > MAX_MESSAGE_BYTES:
         raise MessageTooLargeError(
@@ -49,7 +58,7 @@ def register_serializer() -> None:
     """Make :data:`SERIALIZER` known to kombu; calling it again changes nothing."""
     register(
         SERIALIZER,
-        _encode,
+        encode,
         json.loads,
         content_type="application/json",
         content_encoding="utf-8",

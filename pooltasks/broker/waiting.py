@@ -40,7 +40,9 @@ class ResultConsumer(redis.ResultConsumer):
         self._wanted.add(self._get_key_for_task(task_id))
 
     def cancel_for(self, task_id: str) -> None:
-        """Want a result no more; never blocks, the garbage collector calls it too."""
+        """Want a result no more; never blocks, the garbage collector calls it for each result."""
+        if not (self._wanted or self.subscribed_to):
+            return
         key = self._get_key_for_task(task_id)
         self._wanted.discard(key)
         if key in self.subscribed_to:

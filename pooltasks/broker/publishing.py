@@ -1,0 +1,354 @@
+"""Publishing operations: Celery's messages and Celery's signals, with one command and no detours.
+
+Stock Celery makes each message from nothing, takes a producer out of a pool,
+subscribes to the result and goes through four layers of clients. Here a form
+is filled in (``message.py``) and pushed over a connection that stays open
+(``pusher.py``). What is not covered goes Celery's own way: options that are
+rare, queues with arguments, brokers that are not Redis, applications that
+change how Celery sends tasks.
+"""
+
+from __future__ import annotations
+
+import os
+from types import FunctionType, NoneType
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, Task, signals
+from celery._state import get_current_worker_task
+from celery.app import amqp, base, routes
+from celery.app import task as celery_task
+from kombu.common import maybe_declare
+from kombu.transport import redis
+
+from pooltasks.broker.message import Form
+from pooltasks.broker.pusher import Command, Pusher
+from pooltasks.broker.serialization import SERIALIZER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kombu import Queue
+
+    from pooltasks.broker.message import Draft, Message
+
+_PLAIN = {"headers", "queue"}
+_HEADERS = {"deadline", "published_at"}
+"""A call with these options and headers alone is a form filled in."""
+_COVERED = _PLAIN | {
+    "add_to_parent",
+    "chain",
+    "chord",
+    "countdown",
+    "eta",
+    "group_id",
+    "group_index",
+    "ignore_result",
+    "link",
+    "link_error",
+    "parent_id",
+    "priority",
+    "replaced_task_nesting",
+    "retries",
+    "retry",
+    "retry_policy",
+    "root_id",
+    "shadow",
+    "soft_time_limit",
+    "task_id",
+    "time_limit",
+}
+"""Options of a call that is published here."""
+_ATTRIBUTES = {"priority", "queue", "serializer", "soft_time_limit", "time_limit"}
+"""Options that an operation which is published here may have as attributes."""
+_POSITIONAL = (tuple, list, NoneType)
+_KEYWORDS = (dict, NoneType)
+_PROTOCOL = 2
+_BACKENDS = {"celery.backends.base", "celery.backends.redis", "pooltasks.broker.results"}
+"""Where result backends are told of a call in a way that needs no producer of kombu's."""
+_OWN_ROUTES = "pooltasks.app"
+"""The module whose routes name a queue and nothing else."""
+
+
+class Publisher:
+    """Publishes the operations of one application.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.pusher = Pusher(app)
+        app.conf.task_always_eager  # noqa: B018  loads the configuration, if it is not yet
+        self._eager_names = app.conf._to_keys("task_always_eager")  # noqa: SLF001  Celery's name
+        self._forms: dict[tuple[str, str], Form | None] = {}
+        self._routers: Sequence[Any] | None = None
+        self._routes_are_own = False
+        self._heads: dict[tuple[str, int], bytes] = {}
+
+    def is_eager(self) -> bool:
+        """Return Celery's setting ``task_always_eager``, which tests change at any time.
+
+        As the configuration looks it up, in a fifth of the time.
+        """
+        for settings in self.app.conf.maps:
+            for name in self._eager_names:
+                if name in settings:
+                    return bool(settings[name])
+        return False
+
+    def _has_own_routes(self, routers: Sequence[Any]) -> bool:
+        """Return whether the application has no routes but ours, which name queues only."""
+        if routers is not self._routers:
+            self._routers = routers
+            self._routes_are_own = all(
+                getattr(router, "__module__", None) == _OWN_ROUTES for router in routers
+            )
+        return self._routes_are_own
+
+    def form(self, operation: Any, options: Mapping[str, Any]) -> Form | None:
+        """Return the form of an operation's messages; None if Celery has to publish them.
+
+        Args:
+            operation: The operation.
+            options: Options of a call; they name the queue and may have a retry policy.
+
+        Raises:
+            celery.exceptions.QueueNotFound: There is no such queue.
+            kombu.exceptions.OperationalError: The server is away.
+        """
+        key = operation.name, options["queue"]
+        form = self._forms.get(key)
+        if form is not None and form.operation is operation and form.pid == os.getpid():
+            return form
+        if form is None and key in self._forms:
+            return None
+        queue = self.app.amqp.router.expand_destination({"queue": options["queue"]})["queue"]
+        if _is_covered(operation, queue):
+
+            def make(channel: Any) -> Form:
+                maybe_declare(queue, channel)
+                return Form(operation, queue, operation._get_exec_options(), channel)  # noqa: SLF001
+
+            form = self.pusher.with_channel(make, lambda: self.retry_policy(options))
+        else:
+            form = None
+        self._forms[key] = form
+        return form
+
+    def prepare(
+        self, form: Form, args: Any, kwargs: Any, options: dict[str, Any], parent: Any
+    ) -> tuple[Message, Draft | None] | None:
+        """Return the message of a call, and tell who listens that it is about to be published.
+
+        The second value is what :meth:`tell` needs; None while nobody listens.
+
+        Args:
+            form: The operation's form.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            options: Options of the call, ``queue`` and ``headers`` among them.
+            parent: The task in which this happens, if in one.
+
+        Returns:
+            None if Celery has to publish it, because a route of the
+            application sends it elsewhere or with other options.
+
+        Raises:
+            MessageTooLargeError: The arguments are too large for a message.
+            kombu.exceptions.EncodeError: The arguments are not JSON.
+            TypeError: ``args`` is no list or tuple, or ``kwargs`` no mapping.
+        """
+        before = signals.before_task_publish
+        listened = before.receivers or signals.after_task_publish.receivers
+        if (
+            not listened
+            and options.keys() == _PLAIN
+            and options["headers"].keys() == _HEADERS
+            and isinstance(args, _POSITIONAL)
+            and isinstance(kwargs, _KEYWORDS)
+            and self._has_own_routes(self.app.amqp.router.routes)
+            and not (parent and self.app.conf.task_inherit_parent_priority)
+        ):
+            return form.fill(args or (), kwargs or {}, options["headers"], parent), None
+        operation = form.operation
+        merged = {**operation._get_exec_options(), **options}  # noqa: SLF001  Celery's name
+        merged.setdefault("ignore_result", operation.ignore_result)
+        merged = self.app.amqp.router.route(merged, operation.name, args, kwargs, operation)
+        if not _is_covered_by(form, merged):
+            return None
+        draft = form.draft(args, kwargs, merged, parent)
+        if before.receivers:
+            policy = options["retry_policy"] = self._rules(options)
+            before.send(
+                sender=operation.name,
+                body=draft.body,
+                exchange="",
+                routing_key=form.queue.name,
+                declare=[form.queue],
+                headers=draft.headers,
+                properties=draft.properties,
+                retry_policy=policy,
+            )
+        return form.finish(draft), draft
+
+    def push(self, form: Form, message: Message, options: Mapping[str, Any]) -> None:
+        """Put a message on its list.
+
+        Args:
+            form: The operation's form.
+            message: The message.
+            options: Options of the call; they may say how to try again.
+
+        Raises:
+            kombu.exceptions.OperationalError: It could not be published.
+        """
+        place = form.queue.name, message.priority
+        head = self._heads.get(place)
+        if head is None:
+            name = form.list_name(message.priority).encode()
+            head = self._heads[place] = b"*3\r\n$5\r\nLPUSH\r\n$%d\r\n%b\r\n$" % (len(name), name)
+        packed = b"%b%d\r\n%b\r\n" % (head, len(message.text), message.text)
+        self.pusher.execute(Command(packed), lambda: self.retry_policy(options))
+
+    def tell(self, form: Form, draft: Draft) -> None:
+        """Tell who listens that a message is published."""
+        signals.after_task_publish.send(
+            sender=form.operation.name,
+            body=draft.body,
+            headers=draft.headers,
+            exchange="",
+            routing_key=form.queue.name,
+        )
+
+    def result(self, form: Form, message: Message, options: Mapping[str, Any], parent: Any) -> Any:
+        """Return the result of a call, and note it as a child of the task in which it was made."""
+        result = form.operation.AsyncResult(message.id)
+        result.ignored = options.get("ignore_result", form.operation.ignore_result)
+        if parent and options.get("add_to_parent", True):
+            parent.add_trail(result)
+        return result
+
+    def retry_policy(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return how a call is tried again, in the terms of Celery's policy; None: not at all."""
+        retry = options.get("retry")
+        if retry is None:
+            retry = self.app.conf.task_publish_retry
+        return self._rules(options) if retry else None
+
+    def _rules(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self.app.conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+
+
+def publisher_of(celery_app: Celery) -> Publisher:
+    """Return the application's publisher; it is made at the first call."""
+    extension = celery_app.pooltasks
+    if extension.publisher is None:
+        extension.publisher = Publisher(celery_app)
+    publisher: Publisher = extension.publisher
+    return publisher
+
+
+def publish(operation: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+    """Publish a call, and return its result; None if it has to go Celery's own way.
+
+    Args:
+        operation: The operation.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        options: Options of the call, ``queue`` and ``headers`` among them.
+
+    Raises:
+        MessageTooLargeError: The arguments are too large for a message.
+        kombu.exceptions.EncodeError: The arguments are not JSON.
+        kombu.exceptions.OperationalError: It could not be published.
+        TypeError: The arguments do not fit the operation.
+    """
+    publisher = covering(operation, options)
+    if publisher is None:
+        return None
+    args, kwargs = checked(operation, args, kwargs)
+    form = publisher.form(operation, options)
+    if form is None:
+        return None
+    parent = get_current_worker_task()
+    prepared = publisher.prepare(form, args, kwargs, options, parent)
+    if prepared is None:
+        return None
+    message, draft = prepared
+    if not options.get("ignore_result", operation.ignore_result):
+        publisher.app.backend.on_task_call(None, message.id)
+    publisher.push(form, message, options)
+    if draft is not None:
+        publisher.tell(form, draft)
+    return publisher.result(form, message, options, parent)
+
+
+def covering(operation: Any, options: Mapping[str, Any]) -> Publisher | None:
+    """Return the publisher of a call with these options; None if there is none for it."""
+    publisher = publisher_of(operation.app)
+    if (
+        options.keys() <= _COVERED
+        and _is_celerys(Task.apply_async, celery_task)
+        and _is_celerys(getattr(publisher.app.send_task, "__func__", None), base)
+        and not signals.task_sent.receivers
+        and not publisher.is_eager()
+        and not amqp._callback_publish_retry.get()  # noqa: SLF001  Celery's name
+    ):
+        return publisher
+    return None
+
+
+def checked(operation: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Return the arguments as they are sent, as Celery does.
+
+    Raises:
+        TypeError: They do not fit the operation.
+        ValueError: The operation's time limits contradict each other.
+    """
+    if operation.typing:
+        operation.__header__(*(args or ()), **(kwargs or {}))
+    if operation._dump_pydantic_arguments is not None:  # noqa: SLF001  Celery's name
+        args, kwargs = operation._dump_pydantic_arguments(args, kwargs)  # noqa: SLF001
+    return args, kwargs
+
+
+def _is_celerys(function: Any, module: Any) -> bool:
+    """Return whether ``function`` is what ``module`` defined: others wrap it to see each call."""
+    return type(function) is FunctionType and function.__globals__ is module.__dict__
+
+
+def _is_covered(operation: Any, queue: Queue) -> bool:
+    """Return whether the operation's messages in this queue can be published here."""
+    app = operation.app
+    conf = app.conf
+    transport = app.connection_for_write().get_transport_cls()
+    attributes = operation._get_exec_options().items()  # noqa: SLF001  Celery's name
+    return (
+        all(value is None or name in _ATTRIBUTES for name, value in attributes)
+        and operation.serializer == SERIALIZER
+        and type(operation).shadow_name is Task.shadow_name
+        and type(app.amqp) is amqp.AMQP
+        and type(app.amqp.router) is routes.Router
+        and conf.task_protocol == _PROTOCOL
+        and not conf.task_send_sent_event
+        and not conf.task_compression
+        and queue.exchange.type == "direct"
+        and not (queue.expires or queue.message_ttl or queue.queue_arguments)
+        and issubclass(transport, redis.Transport)
+        and transport.Channel._put is redis.Channel._put  # noqa: SLF001  kombu's name
+        and app.backend.on_task_call.__module__ in _BACKENDS
+    )
+
+
+def _is_covered_by(form: Form, options: Mapping[str, Any]) -> bool:
+    """Return whether routed options still are those of the form's queue."""
+    return (
+        options["queue"].name == form.queue.name
+        and options["serializer"] == SERIALIZER
+        and all(
+            value is None or name in _COVERED or name in _ATTRIBUTES
+            for name, value in options.items()
+        )
+    )
