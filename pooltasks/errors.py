@@ -8,12 +8,16 @@ name and its ``args``, so each class here can be built from its ``args`` alone.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 import click
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from kombu.exceptions import EncodeError, OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 
 class Category(StrEnum):
@@ -98,6 +102,21 @@ class PoisonedError(PooltasksError):
     """The operation killed every worker that ran it and is now a dead letter."""
 
     category = Category.RESOURCE
+
+
+class SubmissionError(PooltasksError):
+    """Some of many operations were not submitted."""
+
+    category = Category.COMMUNICATION
+
+    accepted: Sequence[Any] = ()
+    """The results of those that the server accepted."""
+    unknown: Sequence[Any] = ()
+    """The results of those that it may have accepted; all of them, or none."""
+    unknown_calls: Sequence[Any] = ()
+    """Their arguments."""
+    rest: Iterable[Any] = ()
+    """The arguments of all others, which were not sent, as they can be submitted again."""
 
 
 class DeadLetterNotFoundError(PooltasksError, LookupError):

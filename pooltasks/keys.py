@@ -39,6 +39,8 @@
 | ``pooltasks:pool:<name>:audit``       | stream | what operators did to the     | 90 days after |
 |                                       |        | pool in the dashboard, the    | the last      |
 |                                       |        | last 1,000 actions            | action        |
+| ``pooltasks:submission:<id>``         | string | number of the last chunk that | an hour after |
+|                                       |        | was accepted                  | it            |
 | ``pooltasks:leases``                  | zset   | node identity → server time   | a day after   |
 |                                       |        | in ms when its lease runs out | the last one  |
 | ``pooltasks:unacked:<identity>``      | hash   | reservation id → message,     | until done or |
@@ -79,6 +81,11 @@ def session_statistics(session_id: str) -> str:
 
 LEASES = f"{PREFIX}leases"
 """Leases of the nodes: identity to the server time in ms at which each runs out."""
+
+
+def submission(submission_id: str) -> str:
+    """Return the counter of the accepted chunks of a submission."""
+    return f"{PREFIX}submission:{submission_id}"
 
 
 def unacked(identity: str) -> str:

@@ -11,13 +11,14 @@ from pooltasks.app import BUILT_IN_OPERATIONS, settings_of
 from pooltasks.broker.client import redis_client
 from pooltasks.broker.queues import lists_of
 from pooltasks.broker.serialization import SERIALIZER
+from pooltasks.broker.submission import Submission
 from pooltasks.metrics.collector import Collector
 from pooltasks.metrics.decisions import DecisionStore
 from pooltasks.metrics.samples import HISTORY, SampleStore
 from pooltasks.task import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from celery import Celery
     from celery.result import AsyncResult
@@ -73,10 +74,41 @@ class Pool:
         Returns:
             Celery's result; ``get()`` raises what the operation raised.
         """
-        name = command if "." in command else f"{BUILT_IN_OPERATIONS}.{command}"
-        return self._task(name).apply_async(
+        return self._task(command).apply_async(
             list(args), dict(kwargs or {}), queue=self.queue, deadline=timeout
         )
+
+    def submit_many(
+        self,
+        operation: Any,
+        calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        timeout: float | None = None,
+    ) -> Sequence[AsyncResult]:
+        """Send many calls of one operation to this pool, hundreds with one command.
+
+        What the server accepted it has accepted once, also when the connection
+        broke and a part had to be sent again.
+
+        Args:
+            operation: The operation, or its name as in :meth:`submit`.
+            calls: The arguments of each call: a list or tuple of positional
+                ones, or a mapping of keyword arguments. There may be any
+                number of them; they are taken as they are sent.
+            timeout: Seconds that waiting and running of each may take together.
+
+        Returns:
+            The results, in the order of ``calls``.
+
+        Raises:
+            SubmissionError: It failed half-way. The error has the results that
+                were accepted, those that may have been, and the rest, which
+                can be submitted again.
+            kombu.exceptions.OperationalError: The server is away; nothing was sent.
+            TypeError: The first arguments do not fit the operation; nothing was sent.
+        """
+        task = self._task(operation if isinstance(operation, str) else operation.name)
+        return Submission(task, lambda: task.addressed({"queue": self.queue}, timeout)).run(calls)
 
     def execute(
         self,
@@ -193,7 +225,8 @@ class Pool:
         lists = lists_of(self.app, self.queue)
         return SampleStore(redis_client(self.app), self.name, lists, self.settings.objective)
 
-    def _task(self, name: str) -> Any:
+    def _task(self, command: str) -> Any:
+        name = command if "." in command else f"{BUILT_IN_OPERATIONS}.{command}"
         if name.startswith(f"{BUILT_IN_OPERATIONS}."):
             self.app.loader.import_task_module(BUILT_IN_OPERATIONS)
         task = self.app.tasks.get(name)

@@ -17,6 +17,7 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
         self._swallow = False
+        self._stop_after = False
         self._stopped = False
 
     def __enter__(self) -> Self:
@@ -26,9 +27,10 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def cut_before_the_next_answer(self) -> None:
+    def cut_before_the_next_answer(self, and_stop: bool = False) -> None:
         """Deliver the next command, and cut its connection instead of answering."""
         self._swallow = True
+        self._stop_after = and_stop
 
     def stop(self) -> None:
         """Cut all connections, and refuse new ones."""
@@ -59,6 +61,8 @@ class Proxy:
             while data := source.recv(65536):
                 if answers and self._swallow:
                     self._swallow = False
+                    if self._stop_after:
+                        self.stop()
                     break
                 sink.sendall(data)
         except OSError:

@@ -85,7 +85,7 @@ class Publisher:
         self._forms: dict[tuple[str, str], Form | None] = {}
         self._routers: Sequence[Any] | None = None
         self._routes_are_own = False
-        self._heads: dict[tuple[str, int], bytes] = {}
+        self._lists: dict[tuple[str, int], bytes] = {}
 
     def is_eager(self) -> bool:
         """Return Celery's setting ``task_always_eager``, which tests change at any time.
@@ -205,12 +205,12 @@ class Publisher:
             kombu.exceptions.OperationalError: It could not be published.
         """
         place = form.queue.name, message.priority
-        head = self._heads.get(place)
-        if head is None:
-            name = form.list_name(message.priority).encode()
-            head = self._heads[place] = b"*3\r\n$5\r\nLPUSH\r\n$%d\r\n%b\r\n$" % (len(name), name)
-        packed = b"%b%d\r\n%b\r\n" % (head, len(message.text), message.text)
-        self.pusher.execute(Command(packed), lambda: self.retry_policy(options))
+        name = self._lists.get(place)
+        if name is None:
+            name = self._lists[place] = form.list_name(message.priority).encode()
+        self.pusher.execute(
+            Command(b"LPUSH", name, message.text), lambda: self.retry_policy(options)
+        )
 
     def tell(self, form: Form, draft: Draft) -> None:
         """Tell who listens that a message is published."""

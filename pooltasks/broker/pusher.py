@@ -23,12 +23,18 @@ _IDLE = 10
 
 
 class Command:
-    """A packed command, and whether the server may have executed it."""
+    """A command as it is sent, and whether the server may have executed it.
+
+    Args:
+        parts: The name of the command and its arguments.
+    """
 
     __slots__ = ("in_doubt", "packed")
 
-    def __init__(self, packed: bytes) -> None:
-        self.packed = packed
+    def __init__(self, *parts: bytes) -> None:
+        self.packed = b"*%d\r\n" % len(parts) + b"".join(
+            [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
+        )
         self.in_doubt = False
         """Whether it was sent in whole and not answered.
 
