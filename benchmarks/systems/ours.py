@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.system import KeyedResults, program
-from pooltasks import operation
+from pooltasks import Pool, operation
 
 
 @operation(pool="benchmark")
@@ -27,6 +27,10 @@ class Ours(KeyedResults):
         """Send with ``.delay()``."""
         for _ in range(count):
             self.keys.append(f"celery-task-meta-{noop.delay().id}")
+
+    def enqueue_batch(self, count: int) -> None:
+        """Send with ``Pool.submit_many``."""
+        Pool("benchmark").submit_many(noop, ((),) * count)
 
     def round_trip(self) -> None:
         """Wait with ``.get()``."""
