@@ -30,9 +30,9 @@ logger = get_logger(__name__)
 
 LEASE_SECONDS = 5.0
 """How long a node may be silent before what it reserved runs elsewhere."""
-WATCH_SECONDS = 0.1
+WATCH_SECONDS = 0.05
 """How often a node renews its lease and looks at the others."""
-_GONE_SECONDS = 0.15
+_GONE_SECONDS = 0.1
 """How long a subscription must be gone: longer than a reconnection takes."""
 
 _LIST_MARK = ',"",'
