@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from pooltasks.dashboard.watch import Answer
     from pooltasks.metrics.collector import HistoryPoint, NodeMetrics, PoolMetrics, Quantiles
+    from pooltasks.metrics.health import Health
     from pooltasks.pools import Pool
 
 
@@ -22,7 +23,7 @@ def overview(
         "at": metrics.at,
         "pool": pool.name,
         "verdict": verdict(pool, metrics),
-        "health": asdict(metrics.health) if metrics.health else None,
+        "health": _health(metrics.health),
         "nodes": _node_states(metrics),
         "utilization": work.utilization,
         "wait_p99": work.wait.p99 if work.wait else None,
@@ -34,7 +35,7 @@ def overview(
         "backlog": load.backlog,
         "oldest_age": load.oldest_age,
         "dead_letters": dead_letters,
-        "spark": [_short(point.work.throughput) for point in points],
+        "spark": [_short(point.work.throughput) for point in points if point.complete],
     }
 
 
@@ -47,7 +48,7 @@ def metrics(pool: Pool, metrics: PoolMetrics) -> dict[str, Any]:
         "window": metrics.window,
         "load": asdict(metrics.load),
         "work": asdict(metrics.work),
-        "health": asdict(metrics.health) if metrics.health else None,
+        "health": _health(metrics.health),
         "objective": _objective(pool),
     }
 
@@ -100,12 +101,16 @@ def concern(line: Mapping[str, Any]) -> float:
     return 0.0 if line["verdict"]["level"] == "off" else 200.0
 
 
-GOOD, FAIR = 90, 60
+GOOD, FAIR = 80, 60
 """Health scores from which on a pool is well, or wants attention soon."""
 
 
 def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
-    """Return how a pool is, as ``level`` (good, fair, bad, off) and in a sentence."""
+    """Return how a pool is, as ``level`` (good, fair, bad, off) and in a sentence.
+
+    A pool that misses its objective, or of which something is missing, is not
+    ``good``, whatever its score.
+    """
     load, work, health = metrics.load, metrics.work, metrics.health
     live = sum(node.state == "live" for node in metrics.nodes)
     silent = len(metrics.nodes) - live
@@ -115,7 +120,7 @@ def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
         waiting = "" if idle else f"; {_plural(load.queue_depth, 'operation')} in the queue"
         return {"level": "off" if idle else "bad", "text": f"{who}{waiting}.".capitalize()}
     objective = pool.settings.objective
-    problems = []
+    problems, remarks = [], []
     if silent:
         problems.append(f"{_plural(silent, 'node')} silent")
     if load.size and load.warm is not None and load.warm < load.size:
@@ -127,13 +132,21 @@ def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
             f"wait p{objective.quantile * 100:g} above its objective of {objective.wait_ms:g} ms"
         )
     if health and health.costs["errors"]:
-        problems.append(f"{100 * (work.error_rate or 0):.2g} % of the operations failed")
+        remarks.append(f"{100 * (work.error_rate or 0):.2g} % of the operations failed")
     if work.recoveries:
-        problems.append(f"{_plural(work.recoveries, 'worker')} died")
-    score = health.score if health else 0.0
-    level = "good" if score >= GOOD else "fair" if score >= FAIR else "bad"
-    text = "; ".join(problems) or f"{_plural(live, 'node')}, {_plural(load.warm, 'warm worker')}"
+        remarks.append(f"{_plural(work.recoveries, 'worker')} died")
+    level = score_level(health)
+    if level == "good" and problems:
+        level = "fair"
+    text = "; ".join(problems + remarks)
+    text = text or f"{_plural(live, 'node')}, {_plural(load.warm, 'warm worker')}"
     return {"level": level, "text": f"{text[0].upper()}{text[1:]}."}
+
+
+def score_level(health: Health | None) -> str:
+    """Return the level of a score: good, fair or bad."""
+    score = health.score if health else 0.0
+    return "good" if score >= GOOD else "fair" if score >= FAIR else "bad"
 
 
 def _plural(number: int | None, noun: str) -> str:
@@ -182,6 +195,10 @@ def series(points: Iterable[HistoryPoint], step: int, *, whole: bool) -> dict[st
 def _objective(pool: Pool) -> dict[str, float]:
     objective = pool.settings.objective
     return {"wait": objective.wait_ms / 1000, "quantile": objective.quantile}
+
+
+def _health(health: Health | None) -> dict[str, Any] | None:
+    return {**asdict(health), "level": score_level(health)} if health else None
 
 
 def _node_states(metrics: PoolMetrics) -> dict[str, int]:

@@ -196,6 +196,7 @@ def test_after_the_first_answer_only_new_points_are_sent(
     [
         ({}, "good", "1 node, 2 warm workers."),
         ({"warm": 1}, "fair", "1 of 2 workers warm."),
+        ({"counts": worked(successes=199, failures=1)}, "good", "0.5 % of the operations failed."),
         ({"counts": worked(seconds=5)}, "fair", "Wait p99 above its objective of 50 ms."),
         ({"counts": worked(failures=10), "warm": 0}, "bad", "0 of 2 workers warm; 50 % of"),
     ],

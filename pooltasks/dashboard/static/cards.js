@@ -2,23 +2,24 @@
 
 import { byId, element, rows, setData, setText } from "./dom.js";
 import {
-  UNKNOWN, count, duration, healthLevel, percent, plural, rate,
+  UNKNOWN, count, duration, percent, plural, promise, rate, span,
 } from "./format.js";
 import { CATEGORIES } from "./charts.js";
 
 const STALE_DECISION = 10; // seconds
 const QUANTILES = ["p50", "p90", "p99", "p999"];
 
-export function fillCards({ work, load, objective, window, optimizer, nodes }) {
+export function fillCards({ work, load, health, objective, window, optimizer, nodes }) {
   setText(byId("utilization"), percent(work?.utilization));
   const needle = byId("utilization-gauge");
   needle.style.width = `${(work?.utilization ?? 0) * 100}%`;
   setText(byId("throughput"), rate(work?.throughput));
   const finished = sum(work?.operations, ["success", "failure", "ignored", "rejected"]);
   setText(byId("finished"), finished === null ? UNKNOWN
-    : `${plural(finished, "operation")} finished in ${span(window)}`);
+    : `${plural(finished, "operation")} finished in the last ${span(window)}`);
   setText(byId("wait"), duration(work?.wait?.p99));
-  setData(byId("wait"), "late", String((work?.wait?.p99 ?? 0) > (objective?.wait ?? Infinity)));
+  setData(byId("wait"), "late", String(Boolean(health?.costs.waiting)));
+  setText(byId("objective"), objective ? promise(objective) : "");
   for (const line of byId("quantiles").children) {
     const its = work?.[line.dataset.of];
     QUANTILES.forEach((name, place) => setText(line.children[place + 1], duration(its?.[name])));
@@ -65,7 +66,7 @@ const FACTS = [
   ["Spares", (load, target, nodes) => count(spares(nodes))],
   ["Queue depth", (load) => count(load?.queue_depth)],
   ["Backlog", (load) => count(load?.backlog)],
-  ["Oldest waiting", (load) => duration(load?.oldest_age)],
+  ["Oldest", (load) => duration(load?.oldest_age)],
 ];
 
 // Of all nodes; not known as long as one of them has not said.
@@ -106,7 +107,7 @@ const COSTS = {
 export function fillHealth(health) {
   const score = byId("health");
   setText(score, health ? String(Math.round(health.score)) : UNKNOWN);
-  setData(score, "level", healthLevel(health?.score));
+  setData(score, "level", health?.level ?? "unknown");
   rows(byId("costs"), Object.entries(COSTS), {
     key: ([name]) => name,
     make: ([, text]) => element("li", {}, element("span", { class: "num" }), ` ${text}`),
@@ -120,8 +121,4 @@ export function fillHealth(health) {
 
 function sum(counts, names) {
   return counts ? names.reduce((total, name) => total + counts[name], 0) : null;
-}
-
-export function span(seconds) {
-  return seconds >= 3600 ? "1 h" : `${seconds / 60} m`;
 }

@@ -47,6 +47,18 @@ function range(columns, objective) {
   return [floor, Math.max(floor + 1, Math.ceil(2 * Math.log10(high) + 0.1) / 2)];
 }
 
+// An axis of things that are counted: no halves.
+function whole(unit, columns, names) {
+  let most = 0;
+  for (const name of names) for (const value of columns[name] ?? []) most = Math.max(most, value);
+  return {
+    rangemode: "tozero",
+    title: { text: unit, standoff: 4 },
+    tickformat: ",d",
+    ...(most <= 5 ? { dtick: 1, range: [0, Math.max(1, most) * 1.05] } : {}),
+  };
+}
+
 export const SPECS = {
   utilization: {
     label: "Utilization",
@@ -90,11 +102,7 @@ export const SPECS = {
       { type: "line", xref: "paper", x0: 0, x1: 1, y0: objective.wait, y1: objective.wait,
         line: { color: color("green"), width: 1.5, dash: "dash" } },
     ],
-    annotations: ({ objective }, color) => [
-      { xref: "paper", x: 0, xanchor: "left", y: Math.log10(objective.wait), yanchor: "middle",
-        text: `objective ${duration(objective.wait)}`, showarrow: false,
-        bgcolor: color("surface"), font: { color: color("green"), size: 10 } },
-    ],
+    limits: [{ label: "objective", color: "green", dash: "dash" }],
   },
   errors: {
     label: "Errors",
@@ -126,6 +134,8 @@ export const SPECS = {
         }];
       }),
     axis: () => ({ ticksuffix: " /s", rangemode: "tozero", minallowed: 0 }),
+    nothing: ({ series: { columns } }) =>
+      columns.errors.some((errors) => errors !== null) ? "No errors" : undefined,
   },
   size: {
     label: "Size and busy workers",
@@ -150,7 +160,7 @@ export const SPECS = {
         hovertemplate: "%{customdata}<extra></extra>",
       },
     ],
-    axis: () => ({ rangemode: "tozero", title: { text: "workers", standoff: 4 } }),
+    axis: ({ series }) => whole("workers", series.columns, ["busy", "warm", "size", "target"]),
   },
   backlog: {
     label: "Backlog",
@@ -158,6 +168,6 @@ export const SPECS = {
       { label: "operations waiting", value: column("backlog"), color: "purple", fill: true,
         shape: "hv", format: count },
     ],
-    axis: () => ({ rangemode: "tozero", title: { text: "operations", standoff: 4 } }),
+    axis: ({ series }) => whole("operations", series.columns, ["backlog"]),
   },
 };

@@ -1,7 +1,7 @@
 // Recent events and actions in words, the latest first.
 
-import { byId, cells, fillCells, rows, setData } from "./dom.js";
-import { clock, count, plural } from "./format.js";
+import { byId, cells, fillCells, rows, setData, setText } from "./dom.js";
+import { clock, count, plural, span } from "./format.js";
 
 const WORDS = {
   "node-started": (event) => `Node started with ${plural(event.to, "worker")}`,
@@ -52,12 +52,12 @@ function ofOptimizer(decision) {
   };
 }
 
-// since: the beginning of the window, server time.
-export function fillEvents({ events, audit, decisions }, since) {
+// What happened in the window of an answer.
+export function fillEvents({ at, window, events, audit, decisions }) {
   const all = [
     ...events.map(ofNode),
     ...decisions.map(ofOptimizer),
-    ...audit.filter((action) => action.at >= since).map(ofOperator),
+    ...audit.filter((action) => action.at >= at - window).map(ofOperator),
   ].sort((one, other) => other.at - one.at);
   rows(byId("events").tBodies[0], all, {
     key: (event) => `${event.at} ${event.key}`,
@@ -67,5 +67,6 @@ export function fillEvents({ events, audit, decisions }, since) {
       fillCells(line, [clock(event.at), event.text, event.who]);
     },
   });
+  setText(byId("no-events"), `Nothing happened in the last ${span(window)}.`);
   byId("no-events").hidden = all.length > 0;
 }

@@ -23,11 +23,13 @@ export function percent(ratio) {
   if (!known(ratio)) return UNKNOWN;
   const value = ratio * 100;
   if (value > 0 && value < 0.01) return "< 0.01 %";
-  return `${value === 0 ? "0" : digits(value, value >= 10 ? 0 : 2)} %`;
+  if (value === 0) return "0 %";
+  return `${value >= 10 ? Math.round(value) : Number(value.toPrecision(2))} %`;
 }
 
 export function rate(perSecond) {
   if (!known(perSecond)) return UNKNOWN;
+  if (perSecond > 0 && perSecond < 0.095) return `${Number(perSecond.toPrecision(1))} /s`;
   return `${perSecond >= 100 ? whole.format(perSecond) : digits(perSecond, 1)} /s`;
 }
 
@@ -43,6 +45,12 @@ export function duration(seconds) {
     return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} m`;
   }
   return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
+}
+
+// A window of the page, in words.
+export function span(seconds) {
+  if (seconds >= 3600) return "hour";
+  return seconds > 60 ? `${seconds / 60} minutes` : "minute";
 }
 
 export function megabytes(bytes) {
@@ -67,7 +75,8 @@ export function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }
 
-export function healthLevel(score) {
-  if (!known(score)) return "unknown";
-  return score >= 80 ? "good" : score >= 60 ? "fair" : "bad";
+// What a pool promises: { wait, quantile }.
+export function promise(objective) {
+  const share = Number((objective.quantile * 100).toPrecision(6));
+  return `objective: ${share} % within ${duration(objective.wait)}`;
 }

@@ -10,17 +10,22 @@ const STATES = {
   stale: "silent",
 };
 
-const workerRow = cells(["pt-pid", "", "pt-name", "num", "num", "num", "num", "num", "pt-check"]);
+const workerRow = cells([
+  "pt-pid", "pt-state", "pt-name", "num pt-for", "num pt-cpu", "num pt-memory", "num pt-done",
+  "num pt-age", "pt-check",
+]);
 
-// nodes: as the server sends them. onDrain(node): the button of a node was pressed.
+// nodes: as the server sends them; null: nothing is known of them.
+// onDrain(node): the button of a node was pressed.
 export function fillNodes(nodes, onDrain) {
   const table = byId("nodes");
-  keyed(table, [...table.tBodies], nodes, {
+  keyed(table, [...table.tBodies], nodes ?? [], {
     key: (node) => node.name,
     make: () => makeNode(onDrain),
     fill: fillNode,
   });
-  byId("no-nodes").hidden = nodes.length > 0;
+  setText(byId("no-nodes"), nodes ? "No node serves this pool." : "Not known at the moment.");
+  byId("no-nodes").hidden = nodes?.length > 0;
 }
 
 function makeNode(onDrain) {
@@ -32,8 +37,8 @@ function makeNode(onDrain) {
       "tr",
       { class: "pt-node" },
       element("th", { scope: "rowgroup" }),
-      element("td"),
-      element("td", { colspan: 6, class: "pt-note" }),
+      element("td", { class: "pt-state" }),
+      element("td", { colspan: 6, class: "pt-note pt-summary" }),
       element("td", { class: "num" }, button),
     ),
   );

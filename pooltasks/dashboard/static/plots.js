@@ -11,6 +11,8 @@ const plotly = new Promise((resolve, reject) => {
 });
 
 const MOST_PARTS = 30;
+const TICKS = [5, 10, 15, 20, 30, 60, 120, 300, 600, 1200]; // seconds
+const EMPTY = { xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: false };
 
 // Plotly takes times as UTC; it is given what the viewer's clock shows.
@@ -30,8 +32,9 @@ function color(name) {
 //            lines   [{ label, value(columns) → numbers, color, dash, shape, fill, format,
 //                       onlyInWords }]; `value` may return null: there is none
 //            axis    plotly's y axis
-//            shapes(context), annotations(context), marks(context), bars(context) →
-//                    plotly's, optional
+//            nothing(context) what to say when there is nothing to draw, optional
+//            limits  [{ label, color, dash }]: what `shapes` draws, for the legend
+//            shapes(context), marks(context), bars(context) → plotly's, optional
 export class Chart {
   constructor(figure, spec) {
     this.figure = figure;
@@ -61,25 +64,25 @@ export class Chart {
   }
 
   legend() {
-    const entries = this.spec.lines.filter((line) => !line.onlyInWords);
+    const lines = this.spec.lines.filter((line) => !line.onlyInWords);
+    const entries = [...lines, ...(this.spec.limits ?? [])];
+    if (entries.length < 2) return "";
     return element(
       "ul",
       { class: "pt-legend", "aria-hidden": "true" },
-      ...(entries.length > 1
-        ? entries.map((line) =>
-            element(
-              "li",
-              {},
-              element("span", {
-                class: "pt-swatch",
-                style: `border-color: var(--pt-${line.color}); border-top-style: ${
-                  line.dash ? "dashed" : "solid"
-                }`,
-              }),
-              line.label,
-            ),
-          )
-        : []),
+      ...entries.map((line) =>
+        element(
+          "li",
+          {},
+          element("span", {
+            class: "pt-swatch",
+            style: `border-color: var(--pt-${line.color}); border-top-style: ${
+              line.dash ? "dashed" : "solid"
+            }`,
+          }),
+          line.label,
+        ),
+      ),
     );
   }
 
@@ -105,7 +108,15 @@ export class Chart {
       const y = line.value(columns, this.latest);
       if (y !== null) traces.push(...this.traces(line, x, y, complete));
     }
+    const nothing = traces.every(({ y }) => y.every((value) => value === null));
     traces.push(...(this.spec.marks?.(this.latest, local, color) ?? []));
+    const axis = this.spec.axis(this.latest);
+    const annotations = [];
+    if (nothing) {
+      const words = this.spec.nothing?.(this.latest) ?? "Nothing is known of this time";
+      annotations.push({ ...EMPTY, text: words, font: { size: 13, color: text } });
+      if (!axis.range) Object.assign(axis, { range: [0, 1], showticklabels: false });
+    }
     library.react(
       this.canvas,
       traces,
@@ -132,7 +143,8 @@ export class Chart {
           showgrid: false,
           tickformat: seconds > 600 ? "%H:%M" : "%H:%M:%S",
           hoverformat: "%H:%M:%S",
-          nticks: Math.max(2, Math.floor(this.canvas.clientWidth / 110)),
+          tick0: 0,
+          dtick: this.tick(seconds) * 1000,
           linecolor: grid,
           ticks: "outside",
           ticklen: 3,
@@ -145,13 +157,19 @@ export class Chart {
           zeroline: false,
           nticks: 5,
           rangemode: "tozero",
-          ...this.spec.axis(this.latest),
+          ...axis,
         },
         shapes: this.spec.shapes?.(this.latest, color) ?? [],
-        annotations: this.spec.annotations?.(this.latest, color) ?? [],
+        annotations,
       },
       CONFIG,
     );
+  }
+
+  // The seconds from one mark of the time axis to the next.
+  tick(seconds) {
+    const most = Math.max(2, Math.floor(this.canvas.clientWidth / 85));
+    return TICKS.find((tick) => seconds / tick <= most) ?? TICKS.at(-1);
   }
 
   // A line, and the part of it that is still filling, dashed.

@@ -40,7 +40,7 @@ function show(answer) {
   fillCards(answer);
   fillHealth(answer.health);
   fillNodes(answer.nodes, (node) => actions.drain(node));
-  fillEvents(answer, answer.at - seconds);
+  fillEvents(answer);
   actions.take(answer);
   letters.update(answer.dead_letters);
   say(answer.verdict.level, answer.verdict.text);
@@ -50,7 +50,7 @@ function show(answer) {
 function unknown(level, text) {
   fillCards({ window: seconds });
   fillHealth(null);
-  fillNodes([]);
+  fillNodes(null);
   letters.update(null);
   say(level, text);
 }
@@ -90,8 +90,8 @@ const feed = startFeed({
     return `${start.root}/${start.pool}/data?window=${seconds}${since}`;
   },
   onAnswer: show,
-  onState: (state) => {
-    if (state === "away") unknown("bad", "The dashboard itself does not answer.");
+  onState: (state, text) => {
+    if (state === "away" || state === "refused") unknown("bad", text);
   },
 });
 byId("windows").addEventListener("click", (event) => {

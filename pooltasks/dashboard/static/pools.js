@@ -1,50 +1,67 @@
 // The page of all pools.
 
 import { byId, element, rows, setData, setText } from "./dom.js";
-import {
-  UNKNOWN, clock, count, duration, healthLevel, percent, plural, rate,
-} from "./format.js";
+import { UNKNOWN, clock, count, duration, percent, plural, promise, rate } from "./format.js";
 import { startFeed } from "./refresh.js";
 import { drawSpark } from "./spark.js";
 
 const start = JSON.parse(byId("start").textContent);
-const body = byId("pools").tBodies[0];
-const NUMBERS = 8;
+const table = byId("pools");
+const body = table.tBodies[0];
+const LABELS = [...table.tHead.rows[0].cells].map((cell) => cell.dataset.short ?? cell.textContent);
+
+// What stands in the cells after the pool and its health; `false` is the line's place.
+const TEXTS = [
+  (pool) => percent(pool.utilization),
+  (pool) => `${duration(pool.wait_p99)} / ${duration(pool.objective.wait)}`,
+  (pool) => rate(pool.throughput),
+  false,
+  (pool) => percent(pool.error_rate),
+  (pool) => count(pool.backlog),
+  (pool) => duration(pool.oldest_age),
+  (pool) => count(pool.warm),
+  (pool) => `${count(pool.size)} → ${count(pool.target)}`,
+  ({ nodes: { live, stale } }) => (stale ? `${live} + ${stale} silent` : String(live)),
+  (pool) => count(pool.dead_letters),
+];
+const FIRST = 2;
+const WAIT = 3;
+const WARM = 9;
+const DEAD = 12;
+const NAMED = 3; // pools in the sentence at the top
 
 function makeRow(pool) {
-  const address = `${start.root}/${pool.pool}`;
   return element(
     "tr",
     {},
-    element("th", { scope: "row" }, element("a", { href: address }, pool.pool)),
+    element(
+      "th",
+      { scope: "row" },
+      element("a", { href: `${start.root}/${pool.pool}` }, pool.pool),
+      element("span", { class: "pt-verdict" }),
+    ),
     element("td", {}, element("span", { class: "pt-badge" })),
-    element("td", { class: "num" }),
-    element("td", { class: "num" }),
-    element("td", { class: "num" }),
-    element("td", { class: "pt-spark" }),
-    ...Array.from({ length: NUMBERS - 1 }, () => element("td", { class: "num" })),
+    ...TEXTS.map((text, place) =>
+      element("td", { class: text ? "num" : "pt-spark", "data-label": LABELS[FIRST + place] }),
+    ),
   );
 }
 
 function fillRow(row, pool) {
-  const at = (place) => row.children[place];
-  const badge = at(1).firstChild;
+  const [head, badge] = [row.children[0], row.children[1].firstChild];
+  setData(head.lastChild, "level", pool.verdict.level);
+  setText(head.lastChild, pool.verdict.text);
   setText(badge, pool.health ? String(Math.round(pool.health.score)) : UNKNOWN);
-  setData(badge, "level", pool.health ? healthLevel(pool.health.score) : "unknown");
-  at(1).title = pool.verdict.text;
-  setText(at(2), percent(pool.utilization));
-  setText(at(3), `${duration(pool.wait_p99)} / ${duration(pool.objective.wait)}`);
-  setData(at(3), "late", String((pool.wait_p99 ?? 0) > pool.objective.wait));
-  setText(at(4), rate(pool.throughput));
-  drawSpark(at(5), pool.spark);
-  setText(at(6), percent(pool.error_rate));
-  setText(at(7), count(pool.backlog));
-  setText(at(8), duration(pool.oldest_age));
-  setText(at(9), `${count(pool.warm)} / ${count(pool.size)}`);
-  setText(at(10), count(pool.target));
-  const { live, stale } = pool.nodes;
-  setText(at(11), stale ? `${live} + ${stale} silent` : String(live));
-  setText(at(12), count(pool.dead_letters));
+  setData(badge, "level", pool.health?.level ?? "unknown");
+  TEXTS.forEach((text, place) => {
+    const cell = row.children[FIRST + place];
+    if (text) setText(cell, text(pool));
+    else drawSpark(cell, pool.spark);
+  });
+  setData(row.children[WAIT], "late", String(Boolean(pool.health?.costs.waiting)));
+  row.children[WAIT].title = promise(pool.objective);
+  setData(row.children[WARM], "late", String(pool.warm < pool.size));
+  setData(row.children[DEAD], "late", String(pool.dead_letters > 0));
 }
 
 function show(answer) {
@@ -53,23 +70,31 @@ function show(answer) {
     return;
   }
   rows(body, answer.pools, { key: (pool) => pool.pool, make: makeRow, fill: fillRow });
-  const ill = answer.pools.filter((pool) => ["fair", "bad"].includes(pool.verdict.level));
-  const [worst] = ill;
-  if (worst) {
-    const others = ill.length > 1 ? ` ${plural(ill.length, "pool")} need attention.` : "";
-    say(worst.verdict.level, `${worst.pool}: ${worst.verdict.text}${others}`);
-  } else {
-    say("good", `${plural(answer.pools.length, "pool")}, all well.`);
+  const all = plural(answer.pools.length, "pool");
+  const ill = ["bad", "fair"].map((level) =>
+    answer.pools.filter((pool) => pool.verdict.level === level).map((pool) => pool.pool),
+  );
+  const [bad, fair] = ill;
+  if (bad.length + fair.length === 0) say("good", `${all}, all well.`);
+  else {
+    const who = [...bad, ...fair];
+    const names = who.slice(0, NAMED).join(", ") + (who.length > NAMED ? " …" : "");
+    const verb = who.length === 1 ? "needs" : "need";
+    say(bad.length ? "bad" : "fair", `${who.length} of ${all} ${verb} attention: ${names}.`);
   }
 }
 
 function unknown(text) {
   for (const row of body.rows) {
-    for (const cell of [...row.cells].slice(2)) {
-      if (!cell.classList.contains("pt-spark")) setText(cell, UNKNOWN);
-    }
-    setText(row.cells[1].firstChild, UNKNOWN);
-    setData(row.cells[1].firstChild, "level", "unknown");
+    const [head, badge, ...others] = row.cells;
+    setText(head.lastChild, "Not known at the moment.");
+    setData(head.lastChild, "level", "unknown");
+    setText(badge.firstChild, UNKNOWN);
+    setData(badge.firstChild, "level", "unknown");
+    others.forEach((cell, place) => {
+      if (TEXTS[place]) setText(cell, UNKNOWN);
+      setData(cell, "late", "false");
+    });
   }
   say("bad", text);
 }
@@ -82,7 +107,7 @@ function say(level, text) {
 startFeed({
   url: () => `${start.root}/-/data`,
   onAnswer: show,
-  onState: (state) => {
-    if (state === "away") unknown("The dashboard itself does not answer.");
+  onState: (state, text) => {
+    if (state === "away" || state === "refused") unknown(text);
   },
 });

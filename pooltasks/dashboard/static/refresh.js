@@ -8,11 +8,16 @@ import { read, write } from "./address.js";
 const TEXT = {
   paused: "Paused: the tab is hidden",
   off: "Off",
-  away: "The dashboard does not answer",
+  away: "No answer",
   refused: "Log in again",
 };
+const SENTENCES = {
+  away: "The dashboard itself does not answer. It is asked again every second.",
+  refused: "You are not logged in any more: load the page again.",
+};
 
-// Start asking; returns the feed. onAnswer and onState as in Feed.
+// Start asking; returns the feed. onAnswer as in Feed; onState(state, text) gets a sentence
+// for states in which nothing is known.
 export function startFeed({ url, onAnswer, onState }) {
   const select = byId("refresh");
   const sign = byId("live");
@@ -27,7 +32,7 @@ export function startFeed({ url, onAnswer, onState }) {
     onState: (state) => {
       setData(sign, "state", state);
       setText(text, state === "live" ? `Live${at ? ` · ${clock(at)}` : ""}` : TEXT[state]);
-      onState(state);
+      onState(state, SENTENCES[state]);
     },
   });
   select.value = read("refresh", ["0", "1", "5"], "1");
