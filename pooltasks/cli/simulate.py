@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from pooltasks.app import settings_of
+from pooltasks.cli.conditions import conditions
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -17,16 +19,31 @@ if TYPE_CHECKING:
 
     from pooltasks.optimizer.policies import Limits
     from pooltasks.optimizer.staffing import Goal
+    from pooltasks.simulator.conditions import Conditions
     from pooltasks.simulator.engine import Run
     from pooltasks.simulator.recorded import Replay
-    from pooltasks.simulator.workloads import Arrivals, Source
+    from pooltasks.simulator.workloads import Arrivals, Distribution, Source, Workload
 
 _Known = TypeVar("_Known")
 
 
 @click.command()
-@click.option("--policy", "names", multiple=True, help="A policy or rival; all if none is named.")
-@click.option("--workload", "shapes", multiple=True, help="A workload; all if none is named.")
+@click.option(
+    "--policy",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A policy (objective, schedule, rules, fixed) or a rival (hpa, keda, knative, aws, "
+    "celery, latency, oracle); all if none is named.",
+)
+@click.option(
+    "--workload",
+    "shapes",
+    multiple=True,
+    metavar="NAME",
+    help="steady, step, ramp, diurnal, flash, on-off, mmpp, random-walk, or steady- with "
+    "deterministic, lognormal or pareto; all if none is named.",
+)
 @click.option(
     "--trace",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -36,7 +53,15 @@ _Known = TypeVar("_Known")
     "--replay", "span", help="This long of a pool's own traffic, at most 1h, as workload."
 )
 @click.option("--pool", "pool_name", help="The pool of --replay, if there are several.")
-@click.option("--rate", default=100.0, show_default=True, help="Mean operations/s of --trace.")
+@click.option(
+    "--rate", help="Mean arrivals: 500/s, 30/min.  [default: the workload's; 100/s for --trace]"
+)
+@click.option("--run", "run_time", help="Mean run: 40ms, 1.5s.  [default: 100ms]")
+@click.option(
+    "--service",
+    type=click.Choice(["deterministic", "exponential", "lognormal", "pareto"]),
+    help="How runs vary.  [default: the workload's; exponential for --trace]",
+)
 @click.option(
     "--size", "sizes", multiple=True, type=click.IntRange(min=1), help="A fixed size too."
 )
@@ -49,9 +74,7 @@ _Known = TypeVar("_Known")
 )
 @click.option("--min", "minimum", type=click.IntRange(min=1), help="2, or the pool's.")
 @click.option("--max", "maximum", type=click.IntRange(min=1), help="64, or the pool's.")
-@click.option(
-    "--warm-up", default=0.5, show_default=True, type=click.FloatRange(min=0.0), help="Seconds."
-)
+@conditions
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 @click.option(
     "--plot",
@@ -67,51 +90,62 @@ def simulate(
     trace: Path | None,
     span: str | None,
     pool_name: str | None,
-    rate: float,
+    rate: str | None,
+    run_time: str | None,
+    service: Distribution | None,
     sizes: tuple[int, ...],
     seeds: int,
     seconds: float,
     objective: str | None,
     minimum: int | None,
     maximum: int | None,
-    warm_up: float,
+    conditions: Conditions,
     as_json: bool,
     plot: Path | None,
 ) -> None:
     """Try policies on workloads, all with the same operations.
 
     LATE is the share of operations that waited longer than the objective, COST the
-    worker-seconds relative to an oracle that knows the true rate. With --replay the
-    row "as it was" is what the pool itself did.
+    worker-seconds relative to an oracle that knows the true rate, RECOVERY the time
+    from a doubling of the rate until the objective holds again: its mean, and the
+    longest. With --replay the row "as it was" is what the pool itself did.
     """
     # Inside, because a node loads this module with every command of Celery.
     from pooltasks.optimizer.policies import Limits  # noqa: PLC0415
     from pooltasks.optimizer.staffing import Goal  # noqa: PLC0415
     from pooltasks.simulator import plot as picture  # noqa: PLC0415
-    from pooltasks.simulator import report, workloads  # noqa: PLC0415
-    from pooltasks.simulator.conditions import Conditions  # noqa: PLC0415
-    from pooltasks.simulator.planning import parse_goal  # noqa: PLC0415
+    from pooltasks.simulator import report  # noqa: PLC0415
+    from pooltasks.simulator.planning import parse_goal, parse_rate, parse_time  # noqa: PLC0415
 
-    catalogue, builders = workloads.catalogue(), report.policies()
+    builders = report.policies()
     wanted = _chosen("--policy", names or (() if sizes else tuple(builders)), builders)
     wanted |= {f"size {size}": report.fixed(size) for size in sizes}
     goal, limits, replay = Goal(), Limits(2, 64), None
-    named = shapes or (() if trace or span else tuple(catalogue))
-    sources: list[Source] = list(_chosen("--workload", named, catalogue).values())
-    if trace:
-        sources.append(workloads.Workload(trace.stem, workloads.trace(trace, mean_rate=rate)))
+    sources: list[Source] = [
+        workload.changed(
+            mean_rate=parse_rate(rate) if rate else None,
+            mean_run=parse_time(run_time) if run_time else None,
+            distribution=service,
+        )
+        for workload in _workloads(shapes, trace, every=not (trace or span))
+    ]
     if span:
-        if sources:
-            raise click.BadParameter("it stands alone.", param_hint="--replay")
+        if sources or rate or run_time or service:
+            raise click.BadParameter(
+                "it stands alone: rate, runs and arrivals are the pool's.", param_hint="--replay"
+            )
         replay, goal, limits = _recorded(context.app, pool_name, span)
         sources, seconds = [replay], replay.recording.seconds
     if objective:
         goal = parse_goal(objective)
     limits = _within(Limits(minimum or limits.minimum, maximum or limits.maximum))
-    conditions = Conditions(wait=goal.wait, warm_up=warm_up)
+    conditions = replace(conditions, wait=goal.wait)
     panels: dict[str, picture.Panel] = {}
+    most = 0.0
 
     def watch(workload: str, policy: str, seed: int, arrivals: Arrivals, run: Run) -> None:
+        nonlocal most
+        most = max(most, max(arrivals.rates) * arrivals.service.mean)
         if plot and seed == 0:
             panel = panels.setdefault(workload, picture.Panel(workload, arrivals, goal.wait))
             panel.runs.append((policy, run))
@@ -131,8 +165,26 @@ def simulate(
     lines = (json.dumps(row.as_json()) for row in rows) if as_json else report.table(rows)
     for line in lines:
         click.echo(line)
+    if most > limits.maximum:
+        click.echo(
+            f"At times {most:.0f} workers would be busy, and --max is {limits.maximum}: "
+            "no policy could meet the objective then.",
+            err=True,
+        )
     if plot:
         plot.write_text(picture.svg(list(panels.values())), "utf-8")
+
+
+def _workloads(names: tuple[str, ...], trace: Path | None, *, every: bool) -> list[Workload]:
+    """Return the workloads of these names, every one if there are none, and the trace."""
+    from pooltasks.simulator import workloads  # noqa: PLC0415  as above
+
+    catalogue = workloads.catalogue()
+    chosen = names or (tuple(catalogue) if every else ())
+    found = list(_chosen("--workload", chosen, catalogue).values())
+    if trace:
+        found.append(workloads.Workload(trace.stem, workloads.trace(trace)))
+    return found
 
 
 def _recorded(app: Celery, name: str | None, span: str) -> tuple[Replay, Goal, Limits]:

@@ -24,7 +24,7 @@ from pooltasks.simulator.rivals import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pooltasks.optimizer.policies import Policy
     from pooltasks.simulator.recorded import Replay
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Watcher = Callable[[str, str, int, Arrivals, Run], None]
 
 _RECOVERED_FOR = 10.0  # seconds that the objective must hold to count as recovered
+_CHANCE = 0.05  # of the operations; when more are late with the oracle too, it is overload
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Row:
         cost: Worker-seconds ÷ those of the oracle on the same sequence.
         resizes_per_hour: Decisions that changed the size.
         recovery: Mean seconds from a step of at least twofold until the objective
-            holds for 10 s; None if the workload has no such step.
+            holds again (:func:`recoveries`); None if the workload has no such step.
         worst_recovery: The longest of these.
     """
 
@@ -173,7 +174,7 @@ def compare(
             oracle, runs = _one_seed(setting, builders, seed)
             for name, run in runs.items():
                 cost = run.worker_seconds / oracle.worker_seconds
-                measured[name].append((run, cost, recoveries(arrivals, run, goal)))
+                measured[name].append((run, cost, recoveries(arrivals, run, oracle, goal)))
                 if watch:
                     watch(workload.name, name, seed, arrivals, run)
         hours = (seconds - conditions.warm_in) / 3600.0
@@ -225,43 +226,64 @@ def _one_seed(
     return oracle, runs
 
 
-def recoveries(arrivals: Arrivals, run: Run, goal: Goal) -> list[float]:
-    """Return, for each step up, the seconds until the objective holds for 10 s.
+def recoveries(arrivals: Arrivals, run: Run, oracle: Run, goal: Goal) -> list[float]:
+    """Return, for each step up, the seconds until the objective holds again.
 
-    Counted by when operations are published. A run that does not recover before
-    it ends counts to its end.
+    That is the first moment from which on, for 10 s, no more operations are late than
+    the objective allows, or than are with an oracle that was staffed for the step
+    before it came: in so short a time chance alone makes more than 1 % (but hardly 5 %)
+    of them late now and then, whatever the policy. Counted by when operations are published. A run
+    that does not recover before it ends counts to its end.
     """
     published = arrivals.times
-    bad = [
-        time
-        for time, wait in zip(published, run.waits, strict=True)
-        if wait > goal.wait or wait < 0.0
-    ]
+    late, unavoidable = _late(arrivals, run, goal), _late(arrivals, oracle, goal)
     found = []
     for step in arrivals.steps_up():
         recovered = arrivals.seconds
-        for start in [step, *bad[bisect_right(bad, step) :]]:
+        for start in [step, *late[bisect_right(late, step) :]]:
             end = start + _RECOVERED_FOR
-            late = bisect_right(bad, end) - bisect_right(bad, start)
-            total = bisect_right(published, end) - bisect_right(published, start)
-            if late <= goal.allowance * total:
+            total = _between(published, start, end)
+            chance = min(_between(unavoidable, start, end), _CHANCE * total)
+            if _between(late, start, end) <= max(goal.allowance * total, chance):
                 recovered = start
                 break
         found.append(recovered - step)
     return found
 
 
+def _late(arrivals: Arrivals, run: Run, goal: Goal) -> list[float]:
+    """Return when the operations were published that waited too long, or never started."""
+    return [
+        time
+        for time, wait in zip(arrivals.times, run.waits, strict=True)
+        if wait > goal.wait or wait < 0.0
+    ]
+
+
+def _between(times: Sequence[float], start: float, end: float) -> int:
+    return bisect_right(times, end) - bisect_right(times, start)
+
+
 def table(rows: Iterable[Row]) -> Iterator[str]:
     """Yield the lines of a table for people, the heading first."""
     yield (
         f"{'WORKLOAD':<21} {'POLICY':<10} {'LATE %':>7} {'± 95 %':>7} {'COST':>6} {'± 95 %':>7} "
-        f"{'RESIZES/H':>9} {'RECOVERY S':>10}"
+        f"{'RESIZES/H':>9} {'RECOVERY S':>10} {'LONGEST':>7}"
     )
     for row in rows:
-        recovery = "" if row.recovery is None else f"{row.recovery:.1f}"
         yield (
             f"{row.workload:<21} {row.policy:<10} {100 * row.violations.mean:>7.2f} "
-            f"{100 * (row.violations.high - row.violations.mean):>7.2f} {row.cost.mean:>6.3f} "
-            f"{row.cost.high - row.cost.mean:>7.3f} {row.resizes_per_hour.mean:>9.0f} "
-            f"{recovery:>10}"
-        )
+            f"{_half(row.violations, 100, 2):>7} {row.cost.mean:>6.3f} {_half(row.cost, 1, 3):>7} "
+            f"{row.resizes_per_hour.mean:>9.0f} {_seconds(row.recovery):>10} "
+            f"{_seconds(row.worst_recovery):>7}"
+        ).rstrip()
+
+
+def _half(interval: Interval, scale: float, digits: int) -> str:
+    """Return half the width of an interval, nothing for one of a single value."""
+    half = scale * (interval.high - interval.mean)
+    return f"{half:.{digits}f}" if half else ""
+
+
+def _seconds(time: float | None) -> str:
+    return "" if time is None else f"{time:.1f}"

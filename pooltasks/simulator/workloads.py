@@ -10,7 +10,7 @@ import csv
 import math
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -124,11 +124,40 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Workload:
-    """A named shape of arrivals with its service times."""
+    """A named shape of arrivals with its service times.
+
+    Attributes:
+        name: What tables call it; sequences of other names differ.
+        shape: Its rates.
+        service: Its service times.
+        mean_rate: Operations a second that each sequence is scaled to; None: as the shape is.
+    """
 
     name: str
     shape: Rates
     service: Service = Service()
+    mean_rate: float | None = None
+
+    def changed(
+        self,
+        mean_rate: float | None = None,
+        mean_run: float | None = None,
+        distribution: Distribution | None = None,
+    ) -> Workload:
+        """Return the workload with what is given, the rest as it is.
+
+        Args:
+            mean_rate: Operations a second.
+            mean_run: Mean service time, seconds.
+            distribution: Of service times.
+        """
+        return replace(
+            self,
+            mean_rate=mean_rate or self.mean_rate,
+            service=Service(
+                mean_run or self.service.mean, distribution or self.service.distribution
+            ),
+        )
 
     def sequence(self, seed: int, seconds: float) -> Arrivals:
         """Return the operations of one run.
@@ -137,6 +166,9 @@ class Workload:
         stretched by the integral of the rate (Çinlar 1975).
         """
         rates = self.shape(seconds, self._random(seed, "shape"))
+        if self.mean_rate is not None:
+            scale = self.mean_rate * len(rates) / sum(rates)
+            rates = [rate * scale for rate in rates]
         random = self._random(seed, "arrivals")
         times = array("d")
         gap = random.expovariate(1.0)

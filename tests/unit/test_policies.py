@@ -91,6 +91,31 @@ def test_objective_gives_slots_back_only_after_the_release():
     assert decisions[-1].target == LIMITS.minimum
 
 
+def test_objective_gives_back_in_one_step_what_a_falling_rate_leaves():
+    policy = Objective(LIMITS, Goal())
+    before = obeyed(policy, CALM, 120)[-1].target
+    decisions = []
+    size = before
+    for tick in range(1, 61):
+        falling = replace(CALM, arrivals=100 - tick, now=120.0 + tick, size=size, warm=size)
+        decisions.append(policy.observe(falling))
+        size = decisions[-1].target
+    first = next(i for i, decision in enumerate(decisions) if decision.target < before)
+    lately = [decision.inputs["staffed"] for decision in decisions[first - 3 : first + 1]]
+    assert decisions[first].target == max(lately)
+    assert len({decision.target for decision in decisions}) <= 4
+
+
+def test_objective_gives_a_single_slot_back_only_after_a_minute():
+    policy = Objective(LIMITS, Goal())
+    size = obeyed(policy, CALM, 120)[-1].target
+    surge = replace(CALM, now=121.0, waiting=28, size=size, warm=size)
+    assert policy.observe(surge).target == size + 1
+    after = obeyed(policy, replace(CALM, size=size + 1, warm=size + 1), 90, start=121)
+    assert {decision.target for decision in after[:71]} == {size + 1}
+    assert after[-1].target == size
+
+
 def test_objective_grows_by_a_little_only_where_the_objective_needs_it():
     policy = Objective(LIMITS, Goal())
     size = obeyed(policy, CALM, 120)[-1].target

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from pooltasks.cli import pool
+from pooltasks.simulator.report import policies
+from pooltasks.simulator.workloads import catalogue
 
 
 def ran(*arguments):
@@ -65,7 +67,7 @@ def test_simulate_prints_json_for_a_trace(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("minute,count\n1,5\n2,10\n3,5\n4,8\n")
     result = ran(
-        *("simulate", "--policy", "fixed", "--trace", str(path), "--rate", "50"),
+        *("simulate", "--policy", "fixed", "--trace", str(path), "--rate", "50/s"),
         *("--seeds", "1", "--seconds", "120", "--json"),
     )
     assert result.exit_code == 0
@@ -74,8 +76,52 @@ def test_simulate_prints_json_for_a_trace(tmp_path):
     assert set(row["violations"]) == {"mean", "low", "high"}
 
 
+def test_simulate_runs_under_the_given_conditions():
+    base = ("simulate", "--policy", "fixed", "--seconds", "120", "--seeds", "1", "--json")
+    plain = ran(*base, "--workload", "steady", "--rate", "40/s", "--run", "200ms")
+    broken = ran(
+        *(*base, "--workload", "steady", "--rate", "40/s", "--run", "200ms"),
+        *("--nodes", "2", "--node-crash", "70", "--node-crash", "90", "--crashes", "600"),
+        *("--lost", "20", "--late", "1", "--tick", "2", "--actuation", "1", "--warm-up", "3"),
+    )
+    assert plain.exit_code == broken.exit_code == 0
+    calm, rough = (json.loads(result.output)["violations"]["mean"] for result in (plain, broken))
+    assert calm <= 0.03
+    assert rough > 2 * calm + 0.05  # half the workers are gone twice
+
+
+def test_simulate_draws_service_times_as_told():
+    base = ("simulate", "--policy", "objective", "--workload", "steady", "--json")
+    shares = [
+        json.loads(ran(*base, "--seconds", "120", "--seeds", "1", "--service", its).output)["cost"]
+        for its in ("deterministic", "lognormal")
+    ]
+    assert shares[0] != shares[1]
+
+
+def test_simulate_says_when_there_are_never_enough_workers():
+    result = ran(
+        *("simulate", "--policy", "fixed", "--workload", "steady", "--rate", "50/s"),
+        *("--seconds", "120", "--seeds", "1", "--max", "3"),
+    )
+    assert result.exit_code == 0
+    assert "At times 5 workers would be busy, and --max is 3" in result.stderr
+
+
+def test_the_help_names_every_policy_and_every_workload():
+    known = ran("simulate", "--help").output.replace(",", " ").replace(";", " ").split()
+    assert {*policies()} <= {word.strip("().") for word in known}
+    assert {name for name in catalogue() if not name.startswith("steady-")} <= set(known)
+
+
 @pytest.mark.parametrize(
-    "arguments", [("--policy", "magic"), ("--workload", "magic"), ("--min", "9", "--max", "8")]
+    "arguments",
+    [
+        ("--policy", "magic"),
+        ("--workload", "magic"),
+        ("--min", "9", "--max", "8"),
+        ("--replay", "1h", "--run", "40ms"),
+    ],
 )
 def test_simulate_refuses_what_there_is_not(arguments):
     result = ran("simulate", *arguments)

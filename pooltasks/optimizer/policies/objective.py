@@ -6,7 +6,8 @@ Each tick:
    the offered load; Erlang staffing with the tail factor gives the slots.
 2. Slots are given back slowly: the size is the largest that any tick of the last
    ``release`` seconds wanted ("DelayedOff", Gandhi, Harchol-Balter, Raghunathan
-   and Kozuch 2012).
+   and Kozuch 2012). Once that is fewer, it becomes what the last ``landing`` seconds
+   wanted: one step down, not one for each tick that leaves the window.
 3. A backlog adds what drains it within ``drain`` seconds, and that is given back
    as soon as it has drained.
 
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from pooltasks.optimizer.policies.observation import Limits, Observation
 
 _FACTOR_RANGE = (0.25, 8.0)
-_SMALL_SHRINK = 0.15  # of the size: saves little
+_SMALL_SHRINK = 0.15  # of the size
 _SMALL_GROWTH = 0.10  # of the size: not worth a resize while the objective is nearly met
-_NEARLY = 2.0  # times the share that may be late
+_NEARLY = 1.5  # times the share that may be late
 _NEW = 20.0  # seconds of history after a change with which a rate is known too little for that
 _LONG_AGO = -1e18  # seconds; JSON has no infinity
 _MOST_SURPRISE = 50.0  # late operations come in clusters: one must not teach everything
@@ -48,19 +49,22 @@ class Tuning:
         sigmas: How far the fast horizon must leave the slow one.
         drain: Seconds within which a backlog is to be gone.
         release: Seconds that a smaller size must suffice before slots are given back.
+        landing: Seconds of which the largest wanted size is what then remains.
         learning: Seconds in which the tail factor follows what is observed.
         lead: Seconds for which a leap of the rate is taken to go on; given back at once.
-        pause: Seconds from a resize to the next shrink. A shrink of at most 15 %
-            (or one slot) waits for twice ``release``.
+        pause: Seconds from a resize to the next shrink.
+        patience: The same for a shrink of at most 15 % (or one slot), which saves little.
     """
 
-    confidence: float = 0.75
+    confidence: float = 1.0
     sigmas: float = 4.0
     drain: float = 0.5
-    release: float = 24.0
+    release: float = 20.0
+    landing: float = 4.0
     learning: float = 300.0
     lead: float = 3.0
-    pause: float = 8.0
+    pause: float = 10.0
+    patience: float = 72.0
 
 
 class Objective:
@@ -133,10 +137,15 @@ class Objective:
         # what was needed, is given back after the pause.
         leaping = (rate.mean + rate.trend * self.tuning.lead) * mean
         draining = math.ceil(max(load, leaping) + observation.waiting * mean / self.tuning.drain)
-        target = self.limits.clamp(max(held, draining))
-        target = self._paced(
-            target, observation, load, urgent=draining > held or rate.horizon < _NEW
-        )
+        size, target = self.limits.clamp(observation.size), self.limits.clamp(max(held, draining))
+        urgent = draining > held or rate.horizon < _NEW
+        if target < size and self._may_shrink(observation, size - target):
+            held = self._land(now)
+            target = self.limits.clamp(max(held, draining))
+        elif target < size or (not urgent and self._spares(size, target, load)):
+            target = size
+        if target != observation.size:
+            self._resized = now
         return Decision(
             target,
             self._reason(observation, rate, (staffed, held, draining, target)),
@@ -154,34 +163,39 @@ class Objective:
             },
         )
 
-    def _paced(self, target: int, observation: Observation, load: float, *, urgent: bool) -> int:
-        """Delay what would shrink the pool too soon after its last resize, and small growth.
+    def _may_shrink(self, observation: Observation, by: int) -> bool:
+        """Return whether slots may be given back now.
 
-        A resize is not free. So slots are given back a few at once; a small
-        shrink, which saves little, waits longest. And what a node's missing
-        sample hides may be work: no shrinking then. A small growth that is not
-        urgent waits until the bound of the rate makes twice as many late as may be:
+        A resize is not free, so they are given back a few at once, and a few that
+        save little wait longest. And what a node's missing sample hides may be work.
+        """
+        small = by <= max(1.0, _SMALL_SHRINK * observation.size)
+        pause = self.tuning.patience if small else self.tuning.pause
+        return observation.complete and observation.now - self._resized >= pause
+
+    def _spares(self, size: int, target: int, load: float) -> bool:
+        """Return whether a growth that is not urgent is not worth a resize.
+
+        A small one waits until the bound of the rate makes half more late than may be:
         what the rate's estimate gains by chance in one tick it loses in another.
         """
-        size, tuning = self.limits.clamp(observation.size), self.tuning
-        if target < size:
-            small = size - target <= max(1.0, _SMALL_SHRINK * size)
-            pause = 2.0 * tuning.release if small else tuning.pause
-            if not observation.complete or observation.now - self._resized < pause:
-                return size
-        if not urgent and size < target <= size + max(1.0, _SMALL_GROWTH * size):
-            late = late_share(load, size, self.service.mean, self.goal.wait, self.factor)
-            if late <= _NEARLY * self.goal.allowance:
-                return size
-        if target != observation.size:
-            self._resized = observation.now
-        return target
+        if not size < target <= size + max(1.0, _SMALL_GROWTH * size):
+            return False
+        late = late_share(load, size, self.service.mean, self.goal.wait, self.factor)
+        return late <= _NEARLY * self.goal.allowance
 
     def _hold(self, now: float, staffed: int) -> int:
         while self._wanted and self._wanted[-1][1] <= staffed:
             self._wanted.pop()
         self._wanted.append((now, staffed))
-        while self._wanted[0][0] <= now - self.tuning.release:
+        return self._largest_wanted(now - self.tuning.release)
+
+    def _land(self, now: float) -> int:
+        return self._largest_wanted(now - self.tuning.landing)
+
+    def _largest_wanted(self, since: float) -> int:
+        """Return the largest size wanted after ``since``, and forget what was before."""
+        while self._wanted[0][0] <= since:
             self._wanted.popleft()
         return self._wanted[0][1]
 
@@ -231,10 +245,7 @@ class Objective:
                 f"and {demand} arrive{leap}"
             )
         elif held > staffed:
-            why = (
-                f"{demand} need {staffed} for {self.goal}, "
-                f"but {held} were needed within the last {self.tuning.release:g} s"
-            )
+            why = f"{demand} need {staffed} for {self.goal}, but {held} were needed lately"
         else:
             why = f"{demand} need them for {self.goal} (tail factor {self.factor:.2f})"
         return f"{verb} {target} slots: {why}."

@@ -1,0 +1,94 @@
+"""The options of ``pool simulate`` for delays, nodes and what goes wrong."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_OPTIONS = {
+    "tick": click.option(
+        "--tick",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(min=0.1),
+        help="Seconds between decisions.",
+    ),
+    "actuation": click.option(
+        "--actuation",
+        default=0.15,
+        show_default=True,
+        type=click.FloatRange(min=0.0),
+        help="Seconds from a decision until nodes act on it.",
+    ),
+    "warm_up": click.option(
+        "--warm-up",
+        default=0.5,
+        show_default=True,
+        type=click.FloatRange(min=0.0),
+        help="Seconds from a fork until the worker takes work.",
+    ),
+    "nodes": click.option(
+        "--nodes",
+        default=1,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Nodes that share the workers.",
+    ),
+    "crashes_per_hour": click.option(
+        "--crashes",
+        "crashes_per_hour",
+        default=0.0,
+        type=click.FloatRange(min=0.0),
+        help="Workers that die in an hour.",
+    ),
+    "node_crashes": click.option(
+        "--node-crash",
+        "node_crashes",
+        multiple=True,
+        type=click.FloatRange(min=0.0),
+        metavar="SECONDS",
+        help="A node dies then, and is back after 10 s. Repeated: each time the next node.",
+    ),
+    "lost_metrics": click.option(
+        "--lost",
+        "lost_metrics",
+        default=0.0,
+        type=click.FloatRange(min=0.0, max=100.0, max_open=True),
+        metavar="PER CENT",
+        help="Samples of a node that never arrive.",
+    ),
+    "late_metrics": click.option(
+        "--late",
+        "late_metrics",
+        default=0.0,
+        type=click.FloatRange(min=0.0),
+        metavar="SECONDS",
+        help="How late samples arrive.",
+    ),
+}
+
+
+def conditions(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` these options, as one argument ``conditions``."""
+
+    @wraps(command)
+    def gathered(*arguments: Any, **options: Any) -> None:
+        # Inside, because a node loads this module with every command of Celery.
+        from pooltasks.simulator.conditions import Conditions, NodeCrash  # noqa: PLC0415
+
+        its = {option: options.pop(option) for option in _OPTIONS}
+        its["lost_metrics"] /= 100.0
+        its["node_crashes"] = tuple(
+            NodeCrash(at, number % its["nodes"])
+            for number, at in enumerate(sorted(its["node_crashes"]))
+        )
+        command(*arguments, **options, conditions=Conditions(**its))
+
+    for option in reversed(_OPTIONS.values()):
+        option(gathered)
+    return gathered
