@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import redis
 
+from benchmarks import tuning as parameters
 from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Round, Size, measure
 from benchmarks.policies import comparisons, lines
 from benchmarks.report import table, targets, typical
@@ -161,6 +162,24 @@ def policies(
     for comparison in comparisons(chosen, seeds, tuning_seeds, seconds):
         for line in lines(comparison):
             click.echo(line)
+
+
+@main.command()
+@click.option("--seeds", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=120), default=1800.0, show_default=True)
+@click.option(
+    "--pictures",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Draw the pictures of docs/tuning.md into this folder, and no table.",
+)
+def tuning(seeds: int, seconds: float, pictures: Path | None) -> None:
+    """Simulate what each parameter of the default policy does: the table of docs/tuning.md."""
+    if pictures is None:
+        for line in parameters.table(seeds, seconds):
+            click.echo(line)
+    else:
+        for name in parameters.PICTURES:
+            click.echo(parameters.draw(name, pictures))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ EQUAL_COST = 1.02
 """A rival that costs up to this times ours costs the same."""
 
 _FIRST_REPORTED = 1000
+_FIXED = (5, 6, 7, 8, 10, 12, *range(14, 21), 22, 25, 28, 31, 34, 38)
 
 
 def rivals() -> dict[str, dict[str, Builder]]:
@@ -60,7 +61,7 @@ def rivals() -> dict[str, dict[str, Builder]]:
             for threshold in (0.005, 0.02, 0.05)
             for calm in (30.0, 120.0)
         },
-        "fixed size": {str(size): fixed(size) for size in (5, 7, 10, 14, 16, 18, 22, 28, 34)},
+        "fixed size": {str(size): fixed(size) for size in _FIXED},
     }
 
 

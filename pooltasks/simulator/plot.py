@@ -1,7 +1,7 @@
 """Pictures of simulated runs: an SVG file, drawn by hand because it is a few lines and boxes.
 
 One panel a workload. The grey area is the offered load: the workers that would
-be busy if nothing ever waited. A line a policy is its size, and the ticks under
+be busy if nothing ever waited. A line a policy is its size, and the marks under
 the panel are the seconds in which one of its operations waited too long.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from pooltasks.simulator.workloads import Arrivals
 
 WIDTH, HEIGHT = 900.0, 200.0  # of a panel's drawing area, pixels
-_LEFT, _TOP, _ROW = 50.0, 30.0, 16.0
+_LEFT, _TOP, _ROW = 50.0, 46.0, 16.0
 _TICKS = 5.0  # of an axis, at most, without its zero
 # Told apart by people who see no red or no green (Okabe and Ito 2008).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31", "#000000")
+_DASHES = "5 3"  # of the lines that have a colour for the second time
 
 
 @dataclass
@@ -48,18 +49,26 @@ class Panel:
         highest = max(size for _, run in self.runs for _, size in run.sizes)
         load = [rate * self.arrivals.service.mean for rate in self.arrivals.rates]
         top = max(highest, *load) * 1.05
-        yield f'<text x="{_LEFT}" y="{_TOP - 10}" font-weight="bold">{escape(self.title)}</text>'
+        yield f'<text x="{_LEFT}" y="{_TOP - 26}" font-weight="bold">{escape(self.title)}</text>'
+        yield (
+            f'<text x="{_LEFT}" y="{_TOP - 10}" fill="#555">Lines: workers. Grey: workers that '
+            "would be busy if nothing waited. Marks: seconds in which an operation waited "
+            f"longer than {self.wait * 1000:g} ms.</text>"
+        )
         yield from self._axes(top)
         points = [(0.0, 0.0), *self._thinned(load), (self.arrivals.seconds, 0.0)]
         yield f'<polygon fill="#ddd" points="{self._path(points, top)}"/>'
-        for number, (name, run) in enumerate(self.runs):
-            colour = _COLOURS[number % len(_COLOURS)]
+        for number, (name, run) in reversed(list(enumerate(self.runs))):  # the first on top
+            again, index = divmod(number, len(_COLOURS))
+            colour, dashes = _COLOURS[index], f' stroke-dasharray="{_DASHES}"' if again else ""
             stairs = _stairs(run.sizes, self.arrivals.seconds)
             yield (
-                f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" '
+                f'<polyline fill="none" stroke="{colour}" stroke-width="1.5"{dashes} '
                 f'points="{self._path(stairs, top)}"/>'
             )
-            yield from self._late(name, run, colour, _TOP + HEIGHT + _ROW * (number + 2))
+            y = _TOP + HEIGHT + _ROW * (number + 2)
+            yield self._label(name, run, f'stroke="{colour}"{dashes}', y)
+            yield self._late(run, colour, y)
 
     def _axes(self, top: float) -> Iterator[str]:
         for value in _ticks(top):
@@ -71,23 +80,35 @@ class Panel:
             yield f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{minutes:g} min</text>'
 
     def _thinned(self, load: Sequence[float]) -> Iterator[tuple[float, float]]:
-        """Yield the highest load of each pixel."""
+        """Yield the stairs of the highest load of each pixel."""
         each = max(1, math.ceil(len(load) / WIDTH))
-        for start in range(0, len(load), each):
-            value = max(load[start : start + each])
-            yield start * STEP, value
-            yield min(start + each, len(load)) * STEP, value
+        highest = [max(load[start : start + each]) for start in range(0, len(load), each)]
+        for value, same in groupby(enumerate(highest), key=lambda item: item[1]):
+            pixels = [pixel for pixel, _ in same]
+            yield pixels[0] * each * STEP, value
+            yield min((pixels[-1] + 1) * each, len(load)) * STEP, value
 
-    def _late(self, name: str, run: Run, colour: str, y: float) -> Iterator[str]:
+    def _label(self, name: str, run: Run, line: str, y: float) -> str:
+        x = _LEFT + WIDTH + 8.0
+        text = f"{name}: {100 * run.violations:.2f} % late, {run.worker_seconds:,.0f} worker-s"
+        return (
+            f'<path d="M{x} {y - 4:.1f}h18" stroke-width="2" {line}/>'
+            f'<text x="{x + 24}" y="{y}">{escape(text)}</text>'
+        )
+
+    def _late(self, run: Run, colour: str, y: float) -> str:
         seconds = {
             int(published)
             for published, wait in zip(self.arrivals.times, run.waits, strict=True)
             if wait > self.wait
         }
-        marks = "".join(f"M{self._at(s, 0, 1)[0]:.1f} {y - 9:.1f}v9" for s in sorted(seconds))
-        yield f'<path d="{marks}" stroke="{colour}"/>' if marks else ""
-        label = f"{name}: {100 * run.violations:.2f} % late, {run.worker_seconds:,.0f} worker-s"
-        yield f'<text x="{_LEFT + WIDTH + 10}" y="{y}" fill="{colour}">{escape(label)}</text>'
+        second = WIDTH / self.arrivals.seconds
+        marks = ""
+        for _, same in groupby(enumerate(sorted(seconds)), key=lambda item: item[1] - item[0]):
+            row = [at for _, at in same]  # without a second in time between them
+            width = max(1.0, len(row) * second)
+            marks += f"M{_LEFT + row[0] * second:.1f} {y - 4.5:.1f}h{width:.1f}"
+        return f'<path d="{marks}" stroke="{colour}" stroke-width="9"/>' if marks else ""
 
     def _at(self, seconds: float, slots: float, top: float) -> tuple[float, float]:
         x = _LEFT + WIDTH * seconds / self.arrivals.seconds
@@ -102,7 +123,10 @@ def svg(panels: Sequence[Panel]) -> str:
     """Return the picture of at least one panel, one under the other."""
     width, height = _LEFT + WIDTH + 300.0, sum(panel.height for panel in panels)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+            f'width="{width:g}" height="{height:g}">'
+        ),
         "<style>text { font-family: sans-serif; font-size: 12px }</style>",
         '<rect width="100%" height="100%" fill="white"/>',
     ]
