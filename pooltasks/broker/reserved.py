@@ -38,9 +38,17 @@ class QoS(redis.QoS):
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: leases, not ages, tell what is to be put back (``recovery.py``)."""
 
+    def is_closed(self) -> bool:
+        """Return whether nothing may be reserved, however little there is."""
+        return self.gate is not None and not self.gate(self.prefetch_count)
+
     def can_consume(self) -> bool:
-        """Return whether a message may be reserved now."""
-        return self.room() > 0
+        """Return whether a message may be reserved, or an answer is still owed.
+
+        kombu would leave that answer unread until there is room: what it has
+        reserved would be out of reach of other nodes.
+        """
+        return bool(self.channel._in_poll) or self.room() > 0  # noqa: SLF001  kombu's name
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Keep a message that the script has reserved."""

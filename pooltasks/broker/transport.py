@@ -5,7 +5,8 @@ step; a node that dies between the two loses it. Here one script moves a batch
 from the queue to the unacked hash (``reserve.lua``), and carries the
 acknowledgements that have gathered. While the queue is empty the node waits
 with ``BLMOVE queue queue RIGHT RIGHT``, which puts the message back where it
-was: it wakes the node and takes nothing.
+was: it takes nothing. The script is written right behind it, so that the server
+runs it at the moment a message comes, and the node hears of both at once.
 
 Queue and message stay kombu's own, so stock clients publish and stock workers
 drain. Producers keep the stock transport: publishing needs nothing of this.
@@ -25,7 +26,7 @@ from uuid import uuid4
 from celery.utils.log import get_logger
 from kombu.transport import redis, virtual
 from redis import StrictRedis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from pooltasks import keys
 from pooltasks.broker.completion import COMPLETE, Batch, Completion
@@ -51,6 +52,7 @@ _MOMENT = 0.02
 _RESERVE = COMPLETE + files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
 _RESERVE_SHA = sha1(_RESERVE.encode()).hexdigest()  # noqa: S324  the server's name of a script
 _COMPLETE = f"{COMPLETE}complete(KEYS[1], ARGV, 1)"
+_COMPLETE_SHA = sha1(_COMPLETE.encode()).hexdigest()  # noqa: S324  the server's name of a script
 
 _GIVE_BACK = """
 -- KEYS[1] hash, unacked  KEYS[2] list, the queue  ARGV[1] reservation id  ARGV[2] the message
@@ -77,8 +79,8 @@ class Channel(redis.Channel):
         """The reservation that has its last chance, if there is one."""
         self._ids = f"{uuid4().hex}-"
         self._next_id = 0
-        self._asked: tuple[str, ...] = ()
-        """The queue of each list that was asked for, in their order."""
+        self._asked: list[tuple[str, str]] = []
+        """Queue and name of each list that was asked for, in their order."""
         self._may_wait = False
         self._room = 0
         self.resume_at = 0.0
@@ -111,40 +113,42 @@ class Channel(redis.Channel):
         self._in_poll = connection
         self._brpop_sent_at = time.monotonic()
         lists = [self._list(q, pri) for pri in self.priority_steps for q in queues]
+        self._asked = list(zip(queues * len(self.priority_steps), lists, strict=True))
         # What is to be acknowledged does not wait for a message to come.
         self._waits = self._may_wait and not self.completion
+        commands = []
         if self._waits:
             # One list can be watched; of several, each in turn for a moment.
             seconds = (timeout or self.brpop_timeout) if len(lists) == 1 else _MOMENT
             watched = lists[self._next_watched(len(lists))]
-            connection.send_command("BLMOVE", watched, watched, "RIGHT", "RIGHT", seconds)
-        else:
-            self._asked = tuple(queues) * len(self.priority_steps)
-            self._send_reserve(connection, lists)
-
-    def _send_reserve(self, connection: Any, lists: list[str]) -> None:
-        self._underway = self.completion.take()
-        self._room = min(self.qos.room(), _AT_ONCE)
+            commands.append(("BLMOVE", watched, watched, "RIGHT", "RIGHT", seconds))
+        commands.append(self._reserve(lists))
         try:
-            connection.send_command(
-                "EVALSHA",
-                _RESERVE_SHA,
-                2 + len(lists),
-                self.unacked_key,
-                keys.LEASES,
-                *lists,
-                self._room,
-                self.last_chance,
-                int(self.qos.holds(self._on_trial)),
-                self.connection.identity if self.connection.lease else "",
-                self._ids,
-                self._next_id,
-                *(reservation_end(name) for name in lists),
-                *self._underway.arguments(),
-            )
+            connection.send_packed_command(connection.pack_commands(commands))
         except self.connection_errors:
             self._take_back()
             raise
+
+    def _reserve(self, lists: list[str]) -> tuple[Any, ...]:
+        """Return the command that completes what is finished and reserves from ``lists``."""
+        self._underway = self.completion.take()
+        self._room = min(self.qos.room(), _AT_ONCE)
+        return (
+            "EVALSHA",
+            _RESERVE_SHA,
+            2 + len(lists),
+            self.unacked_key,
+            keys.LEASES,
+            *lists,
+            self._room,
+            self.last_chance,
+            int(self.qos.holds(self._on_trial)),
+            self.connection.identity if self.connection.lease else "",
+            self._ids,
+            self._next_id,
+            *(reservation_end(name) for name in lists),
+            *self._underway.arguments(),
+        )
 
     def _take_back(self) -> None:
         """Complete again what may not have arrived."""
@@ -162,7 +166,7 @@ class Channel(redis.Channel):
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
-            answer = self.client.parse_response(self.client.connection, "EVAL", **options)
+            answer = self._answer(**options)
         except NoScriptError:
             # The server was restarted, or somebody emptied its cache of scripts.
             self._take_back()
@@ -177,9 +181,6 @@ class Channel(redis.Channel):
             self._in_poll = None
             self._flush_brpop_reauth()
         self._underway = _NOTHING
-        if self._waits:
-            self._may_wait = answer is None and len(self.active_queues) == 1
-            raise Empty
         # Less than there was room for: the lists are empty, or what is left has to stay.
         self._may_wait = len(answer) < 2 * self._room
         if not answer:
@@ -189,14 +190,36 @@ class Channel(redis.Channel):
         # All numbers are taken before any message is delivered: delivering may
         # raise, and a number that is used twice would overwrite a reservation.
         first = self._next_id
-        messages = answer[1::2]
-        self._next_id += len(messages)
+        self._next_id += len(answer) // 2
+        places, messages = answer[::2], answer[1::2]
         trial = b'{"deliveries": %d,' % self.last_chance
-        for number, place, message in zip(count(first), answer[::2], messages, strict=False):
+        unwanted = []
+        for number, place, message in zip(count(first), places, messages, strict=False):
+            queue, name = self._asked[place - 1]
+            reservation = f"{self._ids}{number}"
+            if queue not in self._active_queues or self.qos.is_closed():
+                unwanted.append((reservation, name, message))
+                continue
             if message.startswith(trial):
-                self._on_trial = f"{self._ids}{number}"
-            self._receive_reserved(self._asked[place - 1], f"{self._ids}{number}", message)
+                self._on_trial = reservation
+            self._receive_reserved(queue, reservation, message)
+        for cancelled in reversed(unwanted):
+            # Nobody here takes it since the channel began to wait: others do.
+            self._return(*cancelled)
         return True
+
+    def _answer(self, **options: Any) -> list[Any]:
+        """Return what was reserved; the answer to the wait, before it, says nothing more."""
+        connection, failure = self.client.connection, None
+        if self._waits:
+            try:
+                self.client.parse_response(connection, "BLMOVE", **options)
+            except ResponseError as error:
+                failure = error  # the other answer has to be read all the same
+        answer: list[Any] = self.client.parse_response(connection, "EVAL", **options)
+        if failure and not answer:
+            raise failure
+        return answer
 
     def _receive_reserved(self, queue: str, reservation: str, message: bytes) -> None:
         """Hand a reserved message to its consumer; set aside what is no message."""
@@ -272,31 +295,46 @@ class Channel(redis.Channel):
         payload["headers"] = message.headers
         info = payload["properties"]["delivery_info"]
         priority = self._get_message_priority(payload, reverse=False)
-        self.server.eval(
-            _GIVE_BACK,
-            2,
-            self.unacked_key,
-            self._list(info["routing_key"], priority),
+        self._return(
             message.delivery_tag,
+            self._list(info["routing_key"], priority),
             redelivered(payload, deliveries_of(message.headers)),
         )
 
+    def _return(self, reservation: str, name: str, message: bytes) -> None:
+        """Put a message back at the head of its list, if its reservation is still there."""
+        self.server.eval(_GIVE_BACK, 2, self.unacked_key, name, reservation, message)
+
     def complete_finished(self) -> None:
         """Complete what no reservation takes along: the channel waits, or has no room for more."""
-        if self.completion and (self._waits or not self._in_poll):
+        if self.completion and (not self._in_poll or self._waits):
+            self._complete_now()
+
+    def complete_while_waiting(self) -> None:
+        """Complete at once what finishes on an idle node: somebody may be waiting for it."""
+        if self.completion and self._in_poll and self._waits:
             self._complete_now()
 
     def _complete_now(self) -> None:
+        """Complete over a connection of its own, which costs less than one from the pool."""
         batch = self.completion.take()
+        connection = self._side
         try:
-            self._complete(keys=(self.unacked_key,), args=batch.arguments())
+            connection.send_command(
+                "EVALSHA", _COMPLETE_SHA, 1, self.unacked_key, *batch.arguments()
+            )
+            connection.read_response()
+        except NoScriptError:
+            self.completion.again(batch)
+            self.server.script_load(_COMPLETE)
         except self.connection_errors:
+            connection.disconnect()
             self.completion.again(batch)
             raise
 
     @cached_property
-    def _complete(self) -> Any:
-        return self.server.register_script(_COMPLETE)
+    def _side(self) -> Any:
+        return self.pool.get_connection()
 
     def close(self) -> None:
         """Complete what is finished, and close."""
@@ -318,9 +356,26 @@ class Poller(redis.MultiChannelPoller):
 
     def on_poll_start(self) -> None:
         """Called at each turn of the event loop before it waits."""
+        for channel in self._channels:
+            channel.complete_while_waiting()
         super().on_poll_start()
         for channel in self._channels:
             channel.complete_finished()
+
+
+class Readers:
+    """An event loop, as it is, to which kombu adds every reader anew at each turn."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def add_reader(self, fd: int, callback: Any, *args: Any) -> None:
+        """Add what is not there: to add it again costs a failed call to the kernel."""
+        if fd not in self._loop.readers:
+            self._loop.add_reader(fd, callback, *args)
 
 
 class Transport(redis.Transport):
@@ -336,7 +391,7 @@ class Transport(redis.Transport):
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Attach to the loop, and take the lease under which messages are reserved."""
-        super().register_with_event_loop(connection, loop)
+        super().register_with_event_loop(connection, Readers(loop))
         channel = self.client.default_channel
         self.lease = Lease(
             channel.server,

@@ -136,7 +136,13 @@ class DispatchPool(AsynPool):
             propagate=callbacks_propagate,
         )
         self.outbound_buffer.append(job)
+        if len(self.outbound_buffer) == 1 and self._rests():
+            self.on_poll_start()
         return job
+
+    def _rests(self) -> bool:
+        """Return whether a worker has nothing to do; it need not wait for the loop's next turn."""
+        return any(not process.lane.jobs for process in self._fileno_to_inq.values())
 
     def _create_write_handlers(self, hub: Any) -> None:
         self._hub = hub
