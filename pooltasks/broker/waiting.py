@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _CHANNELS = 1000
 """Most channels of one command."""
+_OVER = 100
+"""Subscriptions to results that have come, which end with one command."""
 _MESSAGES = 1000
 """Most messages that are read before it is looked whether the result is there."""
 
@@ -32,6 +34,10 @@ class ResultConsumer(redis.ResultConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._wanted: set[Any] = set()
         """Keys of results that somebody may wait for, not subscribed to yet."""
+        self._came: Any = None
+        """Key of the result that comes now."""
+        self._over: set[Any] = set()
+        """Keys of results that have come and are subscribed to still."""
         self._pid = os.getpid()
         super().__init__(*args, **kwargs)
 
@@ -45,9 +51,19 @@ class ResultConsumer(redis.ResultConsumer):
             return
         key = self._get_key_for_task(task_id)
         self._wanted.discard(key)
-        if key in self.subscribed_to:
-            self._leave_the_parent()
+        if key not in self.subscribed_to or key in self._over:
+            return
+        self._leave_the_parent()
+        if key != self._came or key in self._pending_unsubscribe:
             super().cancel_for(task_id)
+            return
+        # Nothing more is published for it, so the end of its subscription can
+        # wait for others.
+        self._over.add(key)
+        if len(self._over) >= _OVER:
+            self._pending_unsubscribe.update(self._over)
+            self._over.clear()
+            self._flush_pending_unsubscribe()
 
     def on_wait_for_pending(self, result: Any, **options: Any) -> None:
         """Look for what is there; called before somebody waits for ``result``.
@@ -83,13 +99,15 @@ class ResultConsumer(redis.ResultConsumer):
             self._after_fork()
 
     def _want_again(self) -> None:
-        self._wanted.update(self.subscribed_to)
+        self._wanted.update(self.subscribed_to - self._over)
+        self._over.clear()
         self.subscribed_to.clear()
 
     def _subscribe(self) -> None:
         """Subscribe to what is wanted; the caller holds the lock."""
         keys = list(self._wanted)
         self._pending_unsubscribe.difference_update(keys)
+        self._over.difference_update(keys)
         # Whoever cancels from here on finds it subscribed to, and leaves it to be
         # unsubscribed when the lock is released.
         self.subscribed_to.update(keys)
@@ -134,16 +152,23 @@ class ResultConsumer(redis.ResultConsumer):
                 if message["type"] == "subscribe":
                     confirmed.append(message["channel"])
                 elif message["type"] == "message":
-                    self.on_state_change(self._decode_result(message["data"]), message)
+                    self._take(message["channel"], message["data"], message)
             self._look_up(confirmed)
         return read > 0
 
     def _look_up(self, keys: Sequence[Any]) -> None:
         """Find the results that were stored before their subscription was confirmed."""
         for some in _chunks(keys):
-            for value in self.backend.client.mget(some):
+            for key, value in zip(some, self.backend.client.mget(some), strict=True):
                 if value is not None:
-                    self.on_state_change(self._decode_result(value), None)
+                    self._take(key, value)
+
+    def _take(self, key: Any, value: Any, message: Any = None) -> None:
+        self._came = key
+        try:
+            self.on_state_change(self._decode_result(value), message)
+        finally:
+            self._came = None
 
     def _flush_pending_unsubscribe(self) -> None:
         """As Celery's, with one command for many results."""
