@@ -32,6 +32,7 @@ def app(valkey_url):
 @pytest.fixture
 def server(valkey_url):
     with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
+        client.client_kill_filter(_type="pubsub")  # subscriptions of earlier tests' applications
         client.config_resetstat()
         yield client
 
