@@ -1,0 +1,96 @@
+"""Reserving: what comes while a channel waits, and what it no longer wants then."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import redis
+from kombu import Consumer, Exchange, Queue
+from kombu.asynchronous import Hub
+
+from pooltasks import keys
+from pooltasks.broker.connection import NodeConnection
+
+DEADLINE = 20.0  # seconds
+QUEUE = Queue("pool.waits", Exchange("pool"), "pool.waits")
+
+
+@pytest.fixture
+def server(valkey_url):
+    with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
+        client.delete(QUEUE.name)
+        yield client
+
+
+class Node:
+    """A connection that consumes in an event loop, as a node's does."""
+
+    def __init__(self, url):
+        self.connection = NodeConnection(url, transport_options={"priority_steps": [0]})
+        self.hub = Hub()
+        self.channel = self.connection.default_channel
+        self.connection.transport.register_with_event_loop(self.connection.connection, self.hub)
+        self.received = []
+        self.consumer = Consumer(
+            self.channel, QUEUE(self.channel), on_message=self.received.append, accept=["json"]
+        )
+        self.consumer.qos(prefetch_count=10)
+        self.consumer.consume()
+
+    def turn_until(self, condition, what):
+        deadline = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < deadline, what
+            self.hub.run_once()
+
+    def close(self):
+        self.connection.close()
+        self.hub.close()
+
+
+@pytest.fixture
+def node(valkey_url, server):
+    node = Node(valkey_url)
+    yield node
+    node.close()
+
+
+def waits(server):
+    return any(client["cmd"] == "blmove" for client in server.client_list())
+
+
+def publish(node, body):
+    with node.connection.clone() as connection:
+        connection.Producer().publish(body, routing_key=QUEUE.name, declare=[QUEUE])
+
+
+def test_what_comes_while_it_waits_is_reserved_at_once(node, server):
+    node.turn_until(lambda: waits(server), "the node waits")
+    publish(node, {"n": 1})
+    deadline = time.monotonic() + DEADLINE
+    while not server.hlen(keys.unacked(node.connection.transport.identity)):
+        assert time.monotonic() < deadline, "the server reserved it, without a turn of the loop"
+    assert not server.llen(QUEUE.name)
+    node.turn_until(lambda: node.received, "it is delivered")
+    node.received[0].ack()
+
+
+@pytest.mark.parametrize("reason", ["closed", "cancelled"])
+def test_what_comes_when_nobody_wants_it_any_more_goes_back(node, server, reason):
+    node.turn_until(lambda: waits(server), "the node waits")
+    if reason == "closed":
+        node.channel.qos.gate = lambda _: 0
+    else:
+        node.consumer.cancel()
+    for number in range(3):
+        publish(node, {"n": number})
+    reserved = keys.unacked(node.connection.transport.identity)
+    node.turn_until(
+        lambda: server.llen(QUEUE.name) == 3 and not server.hlen(reserved), "all are in their queue"
+    )
+    assert not node.received
+    for message in map(json.loads, server.lrange(QUEUE.name, 0, -1)):
+        assert "deliveries" not in message | message["headers"]
+        assert "redelivered" not in message["headers"]
