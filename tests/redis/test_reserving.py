@@ -9,6 +9,7 @@ import pytest
 import redis
 from kombu import Consumer, Exchange, Queue
 from kombu.asynchronous import Hub
+from kombu.utils.uuid import uuid
 
 from pooltasks import keys
 from pooltasks.broker.connection import NodeConnection
@@ -51,7 +52,7 @@ class Node:
 
 
 @pytest.fixture
-def node(valkey_url, server):
+def node(valkey_url):
     node = Node(valkey_url)
     yield node
     node.close()
@@ -63,12 +64,17 @@ def waits(server):
 
 def publish(node, body):
     with node.connection.clone() as connection:
-        connection.Producer().publish(body, routing_key=QUEUE.name, declare=[QUEUE])
+        connection.Producer().publish(
+            [[body], {}, {}],
+            routing_key=QUEUE.name,
+            declare=[QUEUE],
+            headers={"task": "jobs.run", "id": uuid()},
+        )
 
 
 def test_what_comes_while_it_waits_is_reserved_at_once(node, server):
     node.turn_until(lambda: waits(server), "the node waits")
-    publish(node, {"n": 1})
+    publish(node, 1)
     deadline = time.monotonic() + DEADLINE
     while not server.hlen(keys.unacked(node.connection.transport.identity)):
         assert time.monotonic() < deadline, "the server reserved it, without a turn of the loop"
@@ -85,7 +91,7 @@ def test_what_comes_when_nobody_wants_it_any_more_goes_back(node, server, reason
     else:
         node.consumer.cancel()
     for number in range(3):
-        publish(node, {"n": number})
+        publish(node, number)
     reserved = keys.unacked(node.connection.transport.identity)
     node.turn_until(
         lambda: server.llen(QUEUE.name) == 3 and not server.hlen(reserved), "all are in their queue"
