@@ -50,7 +50,7 @@ _Known = TypeVar("_Known")
     help="A CSV file with a count a minute in its second column, as one more workload.",
 )
 @click.option(
-    "--replay", "span", help="This long of a pool's own traffic, at most 1h, as workload."
+    "--replay", "span", help="This long of a pool's own traffic, 2min to 1h, as workload."
 )
 @click.option("--pool", "pool_name", help="The pool of --replay, if there are several.")
 @click.option(
@@ -190,11 +190,15 @@ def _workloads(names: tuple[str, ...], trace: Path | None, *, every: bool) -> li
 def _recorded(app: Celery, name: str | None, span: str) -> tuple[Replay, Goal, Limits]:
     """Return a pool's last ``span`` with its objective and its limits."""
     from pooltasks import Pool  # noqa: PLC0415  as above
+    from pooltasks.metrics.samples import HISTORY  # noqa: PLC0415  as above
     from pooltasks.optimizer.policies import Limits  # noqa: PLC0415  as above
     from pooltasks.optimizer.staffing import Goal  # noqa: PLC0415  as above
     from pooltasks.simulator.planning import parse_time  # noqa: PLC0415  as above
-    from pooltasks.simulator.recorded import Replay, record  # noqa: PLC0415  as above
+    from pooltasks.simulator.recorded import SHORTEST, Replay, record  # noqa: PLC0415  as above
 
+    seconds = parse_time(span)
+    if not SHORTEST <= seconds <= HISTORY:
+        raise click.BadParameter(f"{span!r} is not between 2min and 1h.", param_hint="--replay")
     pools = list(settings_of(app).pools)
     if name is None and len(pools) != 1:
         raise click.BadParameter(
@@ -202,7 +206,6 @@ def _recorded(app: Celery, name: str | None, span: str) -> tuple[Replay, Goal, L
             param_hint="--pool",
         )
     pool = Pool(name or pools[0], app=app)
-    seconds = parse_time(span)
     queue, samples = pool.samples(seconds)
     its = pool.settings
     goal = Goal(its.objective.wait_ms / 1000.0, its.objective.quantile)

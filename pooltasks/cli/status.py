@@ -37,9 +37,11 @@ def status(context: CLIContext, pools: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{'POOL':<16} {'NODE':<32} {'SIZE':>5} {'WARM':>5} {'WARMING':>8}  WARM-UP")
         for name, node in sorted(nodes.items(), key=lambda item: (item[1]["pool"], item[0])):
             rate = node["warm_up"]["success_rate"]
-            warmed = (
-                "none yet" if rate is None else f"{rate:.0%} in {node['warm_up']['seconds']:.3f} s"
+            longest = max(
+                (one["finished_at"] - one["started_at"] for one in node["warm_up"]["timeline"]),
+                default=0.0,
             )
+            warmed = "none yet" if rate is None else f"{rate:.0%} within {longest:.3f} s"
             click.echo(
                 f"{node['pool']:<16} {name:<32} {node['size']:>5} {node['warm']:>5} "
                 f"{node['cold']:>8}  {warmed}"

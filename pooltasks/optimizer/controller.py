@@ -327,4 +327,6 @@ def _hold(
 def _in_words(asked: Decision, target: int, hosts: int, nodes: int) -> str:
     if target >= asked.target:
         return asked.reason
-    return f"{asked.reason} Live nodes: {nodes}; they hold {target} at most. Wanted: {hosts}."
+    hold = "The live node holds" if nodes == 1 else f"The {nodes} live nodes hold"
+    more = f" {hosts} nodes are wanted." if hosts > nodes else ""
+    return f"{asked.reason} {hold} {target} at most.{more}"

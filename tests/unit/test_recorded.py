@@ -201,3 +201,10 @@ def test_the_objective_of_a_replay_is_the_pools(app, monkeypatch):
         app, "--replay", "5min", "--size", "2", "--json", "--objective", str(Goal())
     ).output.splitlines()
     assert json.loads(own)["violations"]["mean"] == 1.0
+
+
+@pytest.mark.parametrize("span", ["10s", "2h"])
+def test_a_replay_is_of_two_minutes_to_an_hour(app, span):
+    result = simulated(app, "--replay", span)
+    assert result.exit_code == 2
+    assert f"'{span}' is not between 2min and 1h" in result.output
