@@ -12,6 +12,8 @@ import click
 from chaos.fuzz import fuzz
 from chaos.kill import Plan, kill
 from chaos.recovery import recovery
+from chaos.restart import CONSUMPTION_BOUND, restart
+from chaos.server import MortalServer
 
 
 @click.group()
@@ -113,6 +115,63 @@ def recovery_(times: int, freezes: int, as_json: bool) -> None:
                 f"{1000 * max(each.times):11.0f}  {bounds:<15} {'yes' if each.holds else 'no'}"
             )
     if not all(scenario.holds for scenario in scenarios):
+        raise SystemExit(1)
+
+
+@main.command("restart")
+@click.option("--times", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--nodes", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--server",
+    "program",
+    type=click.Choice(["valkey", "redis"]),
+    default="valkey",
+    show_default=True,
+    help="The embedded Valkey, or redis-server on PATH.",
+)
+@click.option(
+    "--appendfsync",
+    type=click.Choice(["always", "everysec"]),
+    default="always",
+    show_default=True,
+    help="When an accepted write is on disk.",
+)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def restart_(  # noqa: PLR0917  click passes an argument for each option
+    times: int, nodes: int, program: str, appendfsync: str, seed: int, as_json: bool
+) -> None:
+    """Kill the server under load and start it again on its append-only file.
+
+    Exits with 1 when a node does not consume within 2 s of its return, when an
+    accepted operation is lost, or when a node or a producer fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="pooltasks-chaos-") as name:
+        folder = Path(name)
+        server = MortalServer(folder / "data", program=program, appendfsync=appendfsync)
+        found = restart(folder, times, server, nodes, seed)
+    account = found.account
+    if as_json:
+        document = {**found._asdict(), **asdict(account), "lost": len(account.lost)}
+        del document["account"]
+        click.echo(json.dumps({**document, "holds": found.holds}, indent=2))
+    else:
+        click.echo("seconds after the server's return      median  longest")
+        for what, seconds in sorted(found.back.items(), key=lambda each: max(each[1])):
+            median = sorted(seconds)[len(seconds) // 2]
+            bound = f"  bound {CONSUMPTION_BOUND:g}" if "consumes" in what else ""
+            click.echo(f"{what:<38} {median:6.2f} {max(seconds):8.2f}{bound}")
+        refused = ", ".join(f"{count} of {what}" for what, count in found.refused.items())
+        click.echo(
+            f"{times} outages of {min(found.outages):.1f} to {max(found.outages):.1f} s; "
+            f"{account.accepted} accepted: {account.done} done, {account.failed} failed, "
+            f"{account.dead} dead letters, {account.repeated} runs more than once, "
+            f"lost {len(account.lost)}; refused: {refused or 'none'}; {found.node_deaths} nodes "
+            f"died; {found.seconds:.0f} s"
+        )
+        for error in found.unexpected[:5]:
+            click.echo(error, err=True)
+    if not found.holds:
         raise SystemExit(1)
 
 

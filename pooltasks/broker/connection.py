@@ -7,6 +7,8 @@ from typing import Any
 from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
+from pooltasks.broker.tenure import Tenure
+
 NAME = "pooltasks"
 """The transport's name in kombu."""
 
@@ -16,6 +18,8 @@ class NodeConnection(Connection):
 
     def __init__(self, hostname: str = "localhost", *args: Any, **kwargs: Any) -> None:
         TRANSPORT_ALIASES[NAME] = "pooltasks.broker.transport:Transport"
+        self.tenure = Tenure()
+        """That of the node, on the connection over which it consumes."""
         # kombu takes the transport from before a '+', and else from the argument.
         hostname = hostname.replace("redis+socket:", f"{NAME}+socket:", 1)
         super().__init__(hostname, *args, **{**kwargs, "transport": NAME})

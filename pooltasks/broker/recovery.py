@@ -79,18 +79,21 @@ def redelivered(payload: dict[str, Any], deliveries: int) -> bytes:
     return json.dumps(payload).encode()
 
 
-def _from_dead_node(message: bytes, now: float) -> bytes:
-    """Return a message that a dead node had; as it is if it is not readable.
+def _put_back(message: bytes, now: float | None) -> bytes:
+    """Return a reserved message as it goes back; as it is if it is not readable.
 
-    The death counts as a delivery: which of its operations killed the node is
-    not known. One that was not due yet had not begun.
+    Args:
+        message: The message.
+        now: When its node died, seconds since the epoch; None if it did not. The
+            death counts as a delivery: which of its operations killed the node
+            is not known. One that was not due yet had not begun.
     """
     try:
         payload = json.loads(message)
         headers = payload["headers"]
         eta = headers.get("eta")
-        due = eta is None or datetime.fromisoformat(eta).timestamp() <= now
-        return redelivered(payload, deliveries_of(headers) + due)
+        due = eta is None or datetime.fromisoformat(eta).timestamp() <= (now or 0.0)
+        return redelivered(payload, deliveries_of(headers) + (now is not None and due))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return message  # whoever reserves it makes it a dead letter
 
@@ -100,26 +103,55 @@ class Lease:
 
     Args:
         client: A redis-py client of the server.
-        identity: Unique for each connection of a node.
+        identity: The node's.
+        patience: Seconds from now on for which expired leases of others are let be.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        identity: str,
-    ) -> None:
+    def __init__(self, client: Any, identity: str, patience: float = 0.0) -> None:
         self.identity = identity
         self._client = client
+        self._patient_until = time.monotonic() + patience
         self._subscription = client.pubsub()
         self._alive: set[str] = set()
         self._gone_since: dict[str, float] = {}
 
     def take(self) -> None:
         """Take the lease; nothing may be reserved before."""
-        seconds, microseconds = self._client.time()
-        now = seconds * 1000 + microseconds // 1000
-        self._client.zadd(keys.LEASES, {self.identity: now + int(LEASE_SECONDS * 1000)})
+        self._client.zadd(keys.LEASES, {self.identity: self._end()})
         self._subscription.subscribe(keys.alive(self.identity))
+
+    def resume(self, running: set[str]) -> bool:
+        """Take up the lease again, and put back what is reserved and not ``running``.
+
+        Returns:
+            Whether it was still there: others end the lease of whom they take
+            for dead.
+        """
+        unacked = keys.unacked(self.identity)
+        with self._client.pipeline() as pipe:
+            try:
+                pipe.watch(unacked, keys.LEASES)
+                if pipe.zscore(keys.LEASES, self.identity) is None:
+                    return False
+                reserved = pipe.hgetall(unacked)
+                end = self._end()
+                pipe.multi()
+                for reservation, entry in reserved.items():
+                    if reservation.decode() not in running:
+                        message, name = _split(entry)
+                        pipe.rpush(name, _put_back(message, None))
+                        pipe.hdel(unacked, reservation)
+                pipe.zadd(keys.LEASES, {self.identity: end})
+                pipe.execute()
+            except WatchError:
+                return self.resume(running)
+        self._subscription.subscribe(keys.alive(self.identity))
+        return True
+
+    def _end(self) -> int:
+        """Return when a lease that begins now runs out, in the server's milliseconds."""
+        seconds, microseconds = self._client.time()
+        return int(seconds * 1000 + microseconds // 1000 + LEASE_SECONDS * 1000)
 
     def give_up(self) -> None:
         """Close the subscription; the others put back what is left."""
@@ -142,10 +174,10 @@ class Lease:
         known = set()
         for identity, expired, subscribers in _triples(others):
             known.add(identity)
-            if expired or self._is_gone(identity, subscribers):
-                self._recover(
-                    identity, "its lease ran out" if expired else "its connections closed"
-                )
+            if self._is_gone(identity, subscribers):
+                self._recover(identity, "its connections closed")
+            elif expired and time.monotonic() >= self._patient_until:
+                self._recover(identity, "its lease ran out")
         self._alive &= known
         return bool(held)
 
@@ -180,7 +212,7 @@ class Lease:
                 pipe.multi()
                 for entry in reserved:
                     message, name = _split(entry)
-                    pipe.rpush(name, _from_dead_node(message, now))
+                    pipe.rpush(name, _put_back(message, now))
                 pipe.delete(unacked)
                 pipe.zrem(leases, identity)
                 pipe.execute()

@@ -29,7 +29,7 @@ from redis import StrictRedis
 from redis.exceptions import NoScriptError, ResponseError
 
 from pooltasks import keys
-from pooltasks.broker.completion import COMPLETE, Batch, Completion
+from pooltasks.broker.completion import COMPLETE, Batch
 from pooltasks.broker.dead_letters import DeadLetters, deliveries_of, reason_of
 from pooltasks.broker.polling import Poller, Readers
 from pooltasks.broker.reading import check_operation, read
@@ -41,6 +41,7 @@ from pooltasks.broker.recovery import (
     reserved_message,
 )
 from pooltasks.broker.reserved import QoS
+from pooltasks.broker.tenure import Tenure
 
 logger = get_logger(__name__)
 
@@ -71,7 +72,9 @@ class Channel(redis.Channel):
     QoS = QoS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.completion = Completion()
+        # kombu's pools have connections of their own; those publish only.
+        self.tenure = getattr(args[0].client, "tenure", None) or Tenure()
+        self.completion = self.tenure.completion
         self._underway = _NOTHING
         """What went with the reservation whose answer has not come."""
         self.last_chance = 0
@@ -90,7 +93,11 @@ class Channel(redis.Channel):
         self._waits = False
         self._without_acknowledgement: set[str] = set()
         super().__init__(*args, **kwargs)
-        self.unacked_key = keys.unacked(self.connection.identity)
+
+    @property
+    def unacked_key(self) -> str:
+        """The hash of what the node has reserved."""
+        return keys.unacked(self.tenure.identity)
 
     @cached_property
     def server(self) -> Any:
@@ -144,7 +151,7 @@ class Channel(redis.Channel):
             self._room,
             self.last_chance,
             int(self.qos.holds(self._on_trial)),
-            self.connection.identity if self.connection.lease else "",
+            self.tenure.identity if self.connection.lease else "",
             self._ids,
             self._next_id,
             *(reservation_end(name) for name in lists),
@@ -339,6 +346,11 @@ class Channel(redis.Channel):
 
     def close(self) -> None:
         """Complete what is finished, and close."""
+        if self._in_poll:
+            try:
+                self._brpop_read()
+            except (Empty, *self.connection_errors):
+                pass  # what it reserved, if anything, is the node's when it is connected again
         self._take_back()
         if self.completion and not self.closed:
             try:
@@ -358,7 +370,6 @@ class Transport(redis.Transport):
     Channel = Channel
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.identity = uuid4().hex
         self.lease: Lease | None = None
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
@@ -366,12 +377,7 @@ class Transport(redis.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Attach to the loop, and take the lease under which messages are reserved."""
         super().register_with_event_loop(connection, Readers(loop))
-        channel = self.client.default_channel
-        self.lease = Lease(
-            channel.server,
-            self.identity,
-        )
-        self.lease.take()
+        self.lease = self.client.tenure.lease(self.client.default_channel.server)
         loop.call_repeatedly(WATCH_SECONDS, self._renew)
 
     def _renew(self) -> None:

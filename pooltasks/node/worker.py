@@ -16,7 +16,7 @@ from pooltasks.broker.connection import NodeConnection
 from pooltasks.errors import ConfigurationError
 from pooltasks.node import control  # noqa: F401  registers the control commands
 from pooltasks.node.clock import ClockKeeper
-from pooltasks.node.consumer import NodeConsumer
+from pooltasks.node.consumer import NodeConsumer, Reunion
 from pooltasks.node.gate import Gate
 from pooltasks.node.logs import log_as_json
 from pooltasks.node.task_pool import TaskPool
@@ -64,6 +64,9 @@ class Node(Worker):
         if queue not in app.amqp.queues:
             app.amqp.queues.add(Queue(queue, Exchange("pool", type="direct"), routing_key=queue))
         app.steps["consumer"].update((ClockKeeper, Gate))
+        if not options.get("without_mingle"):
+            app.steps["consumer"].add(Reunion)
+            options["without_mingle"] = True
         if extension.settings.broker_transport == "pooltasks":
             app.amqp.Connection = NodeConnection
         if hostname in (None, default_nodename(None)):

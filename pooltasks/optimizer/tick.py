@@ -10,9 +10,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+import redis
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
 
 from pooltasks import keys
 from pooltasks.app import settings_of
@@ -41,14 +43,26 @@ class Tick(Operation):
     """
 
     abstract = True
+    _is_away = False
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
-        """Publish it, unless the control pool is behind; then return None."""
-        client = redis_client(self.app)
-        queue = lists_of(self.app, keys.queue(CONTROL_POOL))
-        if sum(int(client.llen(name)) for name in queue) >= _MOST_WAITING:
+        """Publish it, unless the control pool is behind or the server away; then return None."""
+        try:
+            client = redis_client(self.app)
+            queue = lists_of(self.app, keys.queue(CONTROL_POOL))
+            if sum(int(client.llen(name)) for name in queue) >= _MOST_WAITING:
+                return None
+            result = super().apply_async(*args, **{**options, "retry": False})
+        except (redis.RedisError, OperationalError) as error:
+            # Once an outage: beat would show where it stood, once a second.
+            if not self._is_away:
+                logger.warning("the optimizer is not called while the server is away: %s", error)
+            self._is_away = True
             return None
-        return super().apply_async(*args, **options)
+        if self._is_away:
+            logger.warning("the optimizer is called again")
+        self._is_away = False
+        return result
 
 
 @shared_task(
@@ -71,6 +85,8 @@ def tick(self: Tick) -> None:
             Controller(self.app, pool).tick(until)
         except SoftTimeLimitExceeded:
             raise  # the next tick waits behind this one
+        except redis.RedisError as error:
+            logger.warning("pool %s: its optimizer's turn failed: %s", pool, error)
         except Exception:
             # Whatever is wrong with one pool: the others' turns are now.
             logger.exception("pool %s: its optimizer's turn failed", pool)

@@ -175,8 +175,8 @@ def test_a_node_consumes_again_after_its_server_was_killed_and_started_again(
     deployment.wait_for_warm(2)
     pool = Pool("code", app=app)
     # Two are reserved and run, two wait in the list, when the server dies.
-    accepted = [pool.submit("sample_operations.occupy", [3]) for _ in range(4)]
-    wait_until(lambda: deployment.reserved() == 2, "two are reserved")
+    accepted = [pool.submit("sample_operations.mark_and_occupy", ["run", 3]) for _ in range(4)]
+    wait_until(lambda: deployment.redis.llen("run") == 2, "two run")
 
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
@@ -189,5 +189,6 @@ def test_a_node_consumes_again_after_its_server_was_killed_and_started_again(
     again = Pool("code", app=deployment.configure(TWO_WORKERS))
     assert again.execute("sample_operations.echo", ["again"], timeout=DEADLINE) == "again"
     for result in accepted:
-        assert again.app.AsyncResult(result.id).get(timeout=DEADLINE)
+        again.app.AsyncResult(result.id).get(timeout=DEADLINE)
     assert deployment.nodes[0].poll() is None
+    assert deployment.redis.llen("run") == 4, "what ran when the server died ran on, once"

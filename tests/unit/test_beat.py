@@ -119,6 +119,20 @@ def test_ticks_do_not_pile_up_where_nobody_takes_them(app, monkeypatch):
     assert client.llen(queue) == 2
 
 
+def test_an_outage_of_the_server_is_two_lines_in_the_log_of_beat(app, monkeypatch, caplog):
+    server = fakeredis.FakeServer()
+    monkeypatch.setattr(tick, "redis_client", lambda _: fakeredis.FakeRedis(server=server))
+    monkeypatch.setattr(Operation, "apply_async", lambda *_, **__: "published")
+    server.connected = False
+    assert [app.tasks[tick.NAME].apply_async() for _ in range(3)] == [None] * 3
+    server.connected = True
+    assert app.tasks[tick.NAME].apply_async() == "published"
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "while the server is away" in said[0]
+    assert "called again" in said[1]
+
+
 def test_every_pool_has_its_turn_whatever_happens_to_another(app, monkeypatch, caplog):
     turns = []
 

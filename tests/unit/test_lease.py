@@ -8,6 +8,7 @@ import pytest
 
 from pooltasks import keys
 from pooltasks.broker.recovery import Lease, reservation_end
+from pooltasks.broker.tenure import Tenure
 
 
 @pytest.fixture
@@ -88,3 +89,45 @@ def test_a_node_that_was_never_seen_alive_keeps_its_lease(server: fakeredis.Fake
     reserve(server, "unseen", b"{}", "pool.code")
     assert lease.renew()
     assert server.exists(keys.unacked("unseen"))
+
+
+def test_a_node_that_comes_back_in_time_keeps_what_runs_and_puts_the_rest_back(
+    server: fakeredis.FakeRedis,
+) -> None:
+    before = Lease(server, "me")
+    before.take()
+    message = {"headers": {"id": "1"}, "properties": {"delivery_info": {}}, "body": ""}
+    reserve(server, "me", b"running", "pool.code")
+    (running,) = server.hkeys(keys.unacked("me"))
+    reserve(server, "me", json.dumps(message).encode(), "pool.code")
+    let_the_lease_run_out(server, "me")
+
+    assert Lease(server, "me").resume({running.decode()})
+
+    assert server.hkeys(keys.unacked("me")) == [running]
+    payload = json.loads(server.rpop("pool.code"))
+    assert payload["headers"] == {"id": "1", "redelivered": True}
+    assert server.zscore(keys.LEASES, "me") > time.time() * 1000
+
+
+def test_a_node_that_comes_back_too_late_is_another_one(server: fakeredis.FakeRedis) -> None:
+    tenure = Tenure()
+    assert tenure.lease(server).identity == tenure.identity
+    first = tenure.identity
+    tenure.lease(server)
+    assert tenure.identity == first
+    server.delete(keys.LEASES)
+    assert tenure.lease(server).identity == tenure.identity != first
+    assert server.zscore(keys.LEASES, tenure.identity)
+
+
+def test_whoever_was_cut_off_itself_gives_the_others_time_to_come_back(
+    server: fakeredis.FakeRedis,
+) -> None:
+    lease = Lease(server, "me", patience=3600)
+    lease.take()
+    server.zadd(keys.LEASES, {"late": 1})
+    lease.renew()
+    assert server.zscore(keys.LEASES, "late") == 1
+    Lease(server, "me").renew()
+    assert server.zscore(keys.LEASES, "late") is None
