@@ -21,6 +21,11 @@ def test_the_guide_explains_every_parameter_with_its_default(name):
     assert any(label.startswith(f"`{name}` ") for label in tuning.variants())
 
 
+def test_the_rows_of_the_guide_are_those_that_are_measured():
+    text = GUIDE.read_text("utf-8")
+    assert [label for label in tuning.variants() if f"| {label} | " not in text] == []
+
+
 def test_every_picture_is_there_and_can_be_drawn_again(tmp_path):
     text = GUIDE.read_text("utf-8")
     path = tuning.draw("growing", tmp_path)
