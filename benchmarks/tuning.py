@@ -45,6 +45,8 @@ _SURROUNDINGS = {
     "tick 60 s": Conditions(tick=60.0),
     "warm-up 0 s": Conditions(warm_up=0.0),
     "warm-up 3 s": Conditions(warm_up=3.0),
+    "warm-up 3 s, 8 spares": Conditions(warm_up=3.0, spares=8),
+    "warm-up 3 s, 24 spares": Conditions(warm_up=3.0, spares=24),
     "warm-up 10 s": Conditions(warm_up=10.0),
     "4 nodes, 10 % of samples lost, 1 s late": Conditions(
         nodes=4, lost_metrics=0.1, late_metrics=1.0

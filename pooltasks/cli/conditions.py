@@ -39,6 +39,13 @@ _OPTIONS = {
         type=click.IntRange(min=1),
         help="Nodes that share the workers.",
     ),
+    "spares": click.option(
+        "--spares",
+        default=0,
+        show_default=True,
+        type=click.IntRange(min=0),
+        help="Warm workers of each node beyond its size.",
+    ),
     "crashes_per_hour": click.option(
         "--crashes",
         "crashes_per_hour",

@@ -25,6 +25,8 @@ class Conditions:
         warm_up: Seconds from a fork until the worker takes work.
         initial: Workers at the start, all warm.
         nodes: Nodes that share the workers.
+        spares: Warm workers of each node beyond its share, which take over at once when
+            it is to have more or one of its workers dies.
         crashes_per_hour: Workers that die, all together.
         node_crashes: Nodes that die.
         redelivery: Seconds until a dead worker's operation is back in the queue.
@@ -40,6 +42,7 @@ class Conditions:
     warm_up: float = 0.5
     initial: int = 4
     nodes: int = 1
+    spares: int = 0
     crashes_per_hour: float = 0.0
     node_crashes: tuple[NodeCrash, ...] = ()
     redelivery: float = 0.08

@@ -79,13 +79,18 @@ class _Node:
     def __init__(self) -> None:
         self.alive = True
         self.target = 0
-        self.members: set[int] = set()  # every worker: warming, idle, busy
+        self.members: set[int] = set()  # every worker: warming, resting, idle, busy
         self.warming: set[int] = set()
-        self.retiring = 0  # busy workers to go when they finish
+        self.resting: list[int] = []  # warm, and given nothing: spares
+        self.retiring = 0  # busy workers that rest when they finish
         self.counters = _Counters()
         self.sent: deque[tuple[float, _Counters]] = deque()  # (taken at, sample), on their way
         self.seen = _Counters()  # the newest sample that has arrived
         self.seen_of = 0.0  # when that was taken
+
+    @property
+    def serving(self) -> int:
+        return len(self.members) - len(self.warming) - len(self.resting)
 
 
 class Simulation:
@@ -126,6 +131,7 @@ class Simulation:
             node.target = target
             for _ in range(target):
                 self.idle[self._fork(node, 0.0)] = None
+            node.resting = [self._fork(node, 0.0) for _ in range(conditions.spares)]
         self.heap += [(conditions.tick, _Kind.TICK, 0)]
         for index, crash in enumerate(conditions.node_crashes):
             self.heap.append((crash.at, _Kind.NODE_DOWN, index))
@@ -187,8 +193,13 @@ class Simulation:
         self.completed += 1
         if node.retiring:
             node.retiring -= 1
-            self._remove(worker, now)
-        elif self.queue:
+            node.resting.append(worker)
+            self._end_surplus(node, now)
+        else:
+            self._serve(worker, now)
+
+    def _serve(self, worker: int, now: float) -> None:
+        if self.queue:
             self._start(worker, self.queue.popleft(), now)
         else:
             self.idle[worker] = None
@@ -234,33 +245,44 @@ class Simulation:
         node = self.node_of[worker]
         if worker not in node.warming:
             return  # given up, or died
+        needed = node.serving < node.target
         node.warming.remove(worker)
-        if self.queue:
-            self._start(worker, self.queue.popleft(), now)
+        if needed:
+            self._serve(worker, now)
         else:
-            self.idle[worker] = None
+            node.resting.append(worker)
 
     def _resize(self, node: _Node, now: float) -> None:
-        """Fork, or let go: warming workers first, then idle ones, busy ones when they finish."""
+        """Have as many serve as are wanted, and as many rest as there are to be spares.
+
+        Who rests serves before anybody is forked; a busy worker rests when it finishes.
+        """
         if not node.alive:
             return
-        surplus = len(node.members) - node.target
-        node.retiring = 0
-        if surplus <= 0:
-            for _ in range(-surplus):
-                worker = self._fork(node, now)
-                node.warming.add(worker)
-                heappush(self.heap, (now + self.conditions.warm_up, _Kind.WARM, worker))
-            return
+        while node.resting and node.serving < node.target:
+            self._serve(node.resting.pop(), now)
+        surplus = max(0, node.serving - node.target)
+        idle = [worker for worker in self.idle if self.node_of[worker] is node][:surplus]
+        for worker in idle:
+            del self.idle[worker]
+            node.resting.append(worker)
+        node.retiring = surplus - len(idle)
+        self._end_surplus(node, now)
+        for _ in range(node.target + self.conditions.spares - len(node.members)):
+            worker = self._fork(node, now)
+            node.warming.add(worker)
+            heappush(self.heap, (now + self.conditions.warm_up, _Kind.WARM, worker))
+
+    def _end_surplus(self, node: _Node, now: float) -> None:
+        """Let go: warming workers first, the youngest first of all, then those that rest."""
+        surplus = max(0, len(node.members) - node.target - self.conditions.spares)
         for worker in sorted(node.warming, reverse=True)[:surplus]:
             node.warming.remove(worker)
             self._remove(worker, now)
             surplus -= 1
-        idle = [worker for worker in self.idle if self.node_of[worker] is node][:surplus]
-        for worker in idle:
-            del self.idle[worker]
-            self._remove(worker, now)
-        node.retiring = surplus - len(idle)
+        while surplus and node.resting:
+            self._remove(node.resting.pop(0), now)
+            surplus -= 1
 
     def _crash(self, worker: int, now: float) -> None:
         node = self.node_of[worker]
@@ -271,6 +293,8 @@ class Simulation:
             heappush(self.heap, (now + self.conditions.redelivery, _Kind.REDELIVER, 0))
         self.idle.pop(worker, None)
         node.warming.discard(worker)
+        if worker in node.resting:
+            node.resting.remove(worker)
         self._remove(worker, now)
         self._resize(node, now)
 
@@ -338,7 +362,7 @@ class Simulation:
             waiting=len(self.queue),
             busy=(busy - self._busy_seen) / self.conditions.tick,
             size=self.size,
-            warm=self.workers - sum(len(node.warming) for node in self.nodes),
+            warm=sum(node.serving for node in self.nodes),
             complete=complete,
             **gained,
         )

@@ -214,9 +214,13 @@ def recorded_row(replay: Replay, limits: Limits, goal: Goal, conditions: Conditi
 def _one_seed(
     setting: Setting, builders: dict[str, Builder], seed: int
 ) -> tuple[Run, dict[str, Run]]:
-    """Return the oracle's run and every policy's, all from the oracle's first size."""
+    """Return the oracle's run and every policy's, all from the oracle's first size.
+
+    The oracle has no spares: it is never surprised.
+    """
     start = replace(setting.conditions, initial=setting.oracle().size_at(0.0, 0.0))
-    oracle = Simulation(setting.arrivals, setting.oracle(), start, seed).run()
+    without = replace(start, spares=0)
+    oracle = Simulation(setting.arrivals, setting.oracle(), without, seed).run()
     runs = {
         name: oracle
         if name == "oracle"

@@ -148,10 +148,43 @@ def test_growth_waits_for_actuation_and_warm_up():
     assert sum(6.0 <= start < 6.01 for start in starts) >= 38  # the new ones all at once
 
 
-def test_shrinking_never_kills_a_busy_worker():
+def test_spares_serve_when_nodes_act_and_others_warm_up_behind_them():
+    workload = Workload("growth", steady(50.0), Service(distribution="deterministic"))
+    sequence = workload.sequence(0, 20.0)
+    policy = Wanted(lambda now: 40 if now >= 5.0 else 1)
+    conditions = Conditions(initial=1, actuation=0.25, warm_up=2.75, warm_in=0.0, spares=7)
+    run = Simulation(sequence, policy, conditions).run()
+    starts = sorted(t + w for t, w in zip(sequence.times, run.waits, strict=True) if w >= 0.0)
+    assert sum(5.25 <= start < 5.26 for start in starts) >= 7  # the spares, all at once
+    assert sum(5.3 <= start < 7.9 for start in starts) <= 8 * 27  # eight workers serve
+    assert sum(8.0 <= start < 8.01 for start in starts) >= 32  # those that were forked
+    assert run.worker_seconds == pytest.approx(8 * 5.25 + 47 * 14.75, rel=0.001)
+
+
+def test_spares_take_the_places_of_workers_that_die():
+    without, with_spares = (
+        simulated(
+            *(CATALOGUE["steady"], Fixed(16)),
+            initial=16,
+            crashes_per_hour=1200,
+            warm_up=10.0,
+            spares=spares,
+        )
+        for spares in (0, 6)
+    )
+    assert with_spares.lost == 0
+    assert with_spares.violations < 0.02 < without.violations
+
+
+@pytest.mark.parametrize("spares", [0, 3])
+def test_shrinking_never_kills_a_busy_worker(spares):
     random = Random(11)
     run = simulated(
-        CATALOGUE["steady"], Wanted(lambda _now: random.randint(2, 40)), initial=20, nodes=3
+        CATALOGUE["steady"],
+        Wanted(lambda _now: random.randint(2, 40)),
+        initial=20,
+        nodes=3,
+        spares=spares,
     )
     assert run.lost == 0
     assert run.resizes > 200
