@@ -43,6 +43,7 @@ _SURROUNDINGS = {
     "tick 5 s": Conditions(tick=5.0),
     "tick 15 s": Conditions(tick=15.0),
     "tick 60 s": Conditions(tick=60.0),
+    "fork 0.05 s, one after another": Conditions(fork=0.05),
     "warm-up 0 s": Conditions(warm_up=0.0),
     "warm-up 3 s": Conditions(warm_up=3.0),
     "warm-up 3 s, 8 spares": Conditions(warm_up=3.0, spares=8),

@@ -25,6 +25,13 @@ _OPTIONS = {
         type=click.FloatRange(min=0.0),
         help="Seconds from a decision until nodes act on it.",
     ),
+    "fork": click.option(
+        "--fork",
+        default=0.0,
+        show_default=True,
+        type=click.FloatRange(min=0.0),
+        help="Seconds of one fork; a node forks one worker after another.",
+    ),
     "warm_up": click.option(
         "--warm-up",
         default=0.5,

@@ -22,6 +22,7 @@ class Conditions:
         wait: The objective's wait, seconds; longer ones are late.
         tick: Seconds between decisions.
         actuation: Seconds from a decision until nodes act on it.
+        fork: Seconds that a node takes for one fork; it forks one worker after another.
         warm_up: Seconds from a fork until the worker takes work.
         initial: Workers at the start, all warm.
         nodes: Nodes that share the workers.
@@ -39,6 +40,7 @@ class Conditions:
     wait: float = 0.05
     tick: float = 1.0
     actuation: float = 0.15
+    fork: float = 0.0
     warm_up: float = 0.5
     initial: int = 4
     nodes: int = 1

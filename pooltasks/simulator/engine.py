@@ -83,6 +83,7 @@ class _Node:
         self.warming: set[int] = set()
         self.resting: list[int] = []  # warm, and given nothing: spares
         self.retiring = 0  # busy workers that rest when they finish
+        self.forks_until = 0.0  # it forks one worker after another
         self.counters = _Counters()
         self.sent: deque[tuple[float, _Counters]] = deque()  # (taken at, sample), on their way
         self.seen = _Counters()  # the newest sample that has arrived
@@ -271,7 +272,8 @@ class Simulation:
         for _ in range(node.target + self.conditions.spares - len(node.members)):
             worker = self._fork(node, now)
             node.warming.add(worker)
-            heappush(self.heap, (now + self.conditions.warm_up, _Kind.WARM, worker))
+            node.forks_until = max(now, node.forks_until) + self.conditions.fork
+            heappush(self.heap, (node.forks_until + self.conditions.warm_up, _Kind.WARM, worker))
 
     def _end_surplus(self, node: _Node, now: float) -> None:
         """Let go: warming workers first, the youngest first of all, then those that rest."""

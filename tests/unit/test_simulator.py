@@ -148,6 +148,21 @@ def test_growth_waits_for_actuation_and_warm_up():
     assert sum(6.0 <= start < 6.01 for start in starts) >= 38  # the new ones all at once
 
 
+def test_a_node_forks_one_worker_after_another():
+    workload = Workload("growth", steady(50.0), Service(distribution="deterministic"))
+    sequence = workload.sequence(0, 20.0)
+    policy = Wanted(lambda now: 21 if now >= 5.0 else 1)
+    conditions = Conditions(
+        initial=1, actuation=0.25, fork=0.05, warm_up=0.75, warm_in=0.0, nodes=2
+    )
+    run = Simulation(sequence, policy, conditions).run()
+    starts = sorted(t + w for t, w in zip(sequence.times, run.waits, strict=True) if w >= 0.0)
+    first = [start for start in starts if 5.99 <= start < 6.51]
+    for number in range(1, 11):  # two nodes, ten forks each
+        due = 6.0 + 0.05 * number
+        assert sum(due - 1e-6 <= start < due + 1e-6 for start in first) >= 2
+
+
 def test_spares_serve_when_nodes_act_and_others_warm_up_behind_them():
     workload = Workload("growth", steady(50.0), Service(distribution="deterministic"))
     sequence = workload.sequence(0, 20.0)
