@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -118,11 +119,38 @@ class ResultBackend(RedisBackend):
         request: Any,
         **options: Any,
     ) -> dict[str, Any]:
-        meta: dict[str, Any] = super()._get_result_meta(
-            result, state, traceback, request, **options
-        )
+        if self._is_extended:
+            meta: dict[str, Any] = super()._get_result_meta(
+                result, state, traceback, request, **options
+            )
+        else:
+            meta = self._plain_meta(result, state, traceback, request)
         wait = getattr(request, "wait_seconds", None)
         if wait is not None:
             # What came too late was never run.
             meta["timing"] = {"wait": wait, "run": getattr(request, "run_seconds", 0.0)}
+        return meta
+
+    @cached_property
+    def _is_extended(self) -> bool:
+        return bool(self.app.conf.find_value_for_key("extended", "result"))
+
+    def _plain_meta(self, result: Any, state: str, traceback: Any, request: Any) -> dict[str, Any]:
+        """Return what Celery stores of a result unless ``result_extended`` is set.
+
+        Celery's own takes a fifth of a worker's time for a short operation,
+        most of it for the time of day.
+        """
+        done = datetime.now(self.app.timezone).isoformat() if state in READY_STATES else None
+        meta = {
+            "status": state,
+            "result": result,
+            "traceback": traceback,
+            "children": self.current_task_children(request),
+            "date_done": done,
+        }
+        for name, source in (("group_id", "group"), ("parent_id", "parent_id")):
+            value = getattr(request, source, None)
+            if value:
+                meta[name] = value
         return meta

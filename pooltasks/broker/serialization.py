@@ -6,6 +6,7 @@ read and write it; only the encoder differs, by refusing what is too large.
 
 from __future__ import annotations
 
+from json import JSONDecoder
 from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import register
@@ -29,6 +30,7 @@ a store, their address into the message.
 
 
 _encoder: Any = json.JSONEncoder()
+_decoder = JSONDecoder(object_hook=json.object_hook)
 
 
 def encode(value: object) -> str:
@@ -48,6 +50,15 @@ def encode(value: object) -> str:
     return encoded
 
 
+def decode(text: str | bytes | bytearray | memoryview) -> object:
+    """Return the value of kombu's JSON.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    return _decoder.decode(text if isinstance(text, str) else str(text, "utf-8"))
+
+
 def encoding_error(error: EncodeError) -> EncodeError:
     """Return what is to be raised for ``error``: kombu wraps the encoder's own error in it."""
     inner = error.args[0] if error.args else None
@@ -59,7 +70,7 @@ def register_serializer() -> None:
     register(
         SERIALIZER,
         encode,
-        json.loads,
+        decode,
         content_type="application/json",
         content_encoding="utf-8",
     )
