@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from billiard.util import get_pdeathsig
 from celery.concurrency import prefork
 
 from pooltasks import telemetry
@@ -69,6 +71,9 @@ class TaskPool(prefork.TaskPool):
                 self._size_and_warm,
                 room=lambda busy: headroom.room(self._pool.warm, busy),
             )
+        # Every worker asks for it first of all, and billiard may import a parser of C to do so.
+        with suppress(OSError):  # no Linux: the workers do without
+            get_pdeathsig()
         # Everything imported so far is shared by all workers for ever: a
         # collection that touches it in one of them would copy the page.
         gc.collect()
