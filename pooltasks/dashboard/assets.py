@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 _PLOTLY = "plotly.min.js"
+_GZIP_LEVEL = 6  # half the time of the default for 1 % more bytes
 _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 
 
 class Assets:
-    """Files by name, compressed once.
+    """Files by name, compressed at the start: the first visitor does not wait for it.
 
     Their address holds a digest of all of them, so that browsers may keep them
     for ever and never mix two releases.
@@ -23,31 +23,25 @@ class Assets:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._paths = {path.name: path for path in sorted(folder.iterdir())}
-        self._paths[_PLOTLY] = _plotly()
-        self._compressed: dict[str, bytes] = {}
-
-    @cached_property
-    def version(self) -> str:
-        """A digest of names and contents."""
+        paths = {path.name: path for path in sorted(folder.iterdir())}
+        paths[_PLOTLY] = _plotly()
         digest = hashlib.sha256()
-        for name, path in self._paths.items():
-            digest.update(name.encode() + path.read_bytes())
-        return digest.hexdigest()[:16]
+        self._files: dict[str, tuple[bytes, str]] = {}
+        for name, path in paths.items():
+            content = path.read_bytes()
+            digest.update(name.encode() + content)
+            self._files[name] = gzip.compress(content, _GZIP_LEVEL, mtime=0), _TYPES[path.suffix]
+        self.version = digest.hexdigest()[:16]
+        """A digest of names and contents."""
 
     @property
     def modules(self) -> list[str]:
         """Names of our scripts, which load each other."""
-        return [name for name in self._paths if name.endswith(".js") and name != _PLOTLY]
+        return [name for name in self._files if name.endswith(".js") and name != _PLOTLY]
 
     def get(self, name: str) -> tuple[bytes, str] | None:
         """Return a file's compressed content and its type; None if there is no such file."""
-        path = self._paths.get(name)
-        if path is None:
-            return None
-        if name not in self._compressed:
-            self._compressed[name] = gzip.compress(path.read_bytes(), mtime=0)
-        return self._compressed[name], _TYPES[path.suffix]
+        return self._files.get(name)
 
 
 def _plotly() -> Path:

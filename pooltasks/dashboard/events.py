@@ -2,68 +2,111 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pooltasks.metrics.collector import STALE
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pooltasks.metrics.samples import StoredSample
 
-    _Event = tuple[float, str, dict[str, int]]
-    """When, what, and its numbers."""
+    _Event = dict[str, Any]
+    _Samples = Sequence[StoredSample]
 
-_MOST = 100
+MOST = 100
 """Events that are shown."""
 
 
-def events_of(samples: Mapping[str, Sequence[StoredSample]], now: float) -> list[dict[str, Any]]:
-    """Return what the samples of a pool tell, the latest first, at most 100 events.
+class EventLog:
+    """The events of a pool. Each sample is looked at once. For one thread."""
 
-    Args:
-        samples: Of each node, oldest first.
-        now: Server time.
+    def __init__(self) -> None:
+        self._nodes: dict[str, _NodeEvents] = {}
 
-    Returns:
-        For each its time ``at`` (seconds since the epoch), ``kind``, ``node``
-        and numbers: ``from`` and ``to`` of sizes, ``count`` of workers and operations.
-    """
-    events = [event for node, its in samples.items() for event in _of_node(node, its, now)]
-    return sorted(events, key=lambda event: event["at"])[: -_MOST - 1 : -1]
+    def update(self, samples: Mapping[str, _Samples], now: float) -> list[_Event]:
+        """Return what the samples tell, the latest first.
 
+        Args:
+            samples: Of each node, oldest first.
+            now: Server time.
 
-def _of_node(name: str, samples: Sequence[StoredSample], now: float) -> Iterator[dict[str, Any]]:
-    before: StoredSample | None = None
-    for one in samples:
-        for at, kind, numbers in (*_between(before, one), *_of_sample(one)):
-            yield {"at": at, "kind": kind, "node": name, **numbers}
-        before = one
-    if before is not None and not before.sample.stopped and now - before.at > _patience(before):
-        yield {"at": before.at, "kind": "node-silent", "node": name}
-
-
-def _between(before: StoredSample | None, one: StoredSample) -> Iterator[_Event]:
-    if before is None:
-        return
-    if one.at - before.at > _patience(before):
-        yield before.at, "node-silent", {}
-        yield one.at, "node-back", {}
-    if one.sample.size != before.sample.size and not one.sample.stopped:
-        yield one.at, "resized", {"from": before.sample.size, "to": one.sample.size}
+        Returns:
+            For each its time ``at`` (seconds since the epoch), ``kind``, ``node``
+            and numbers: ``from`` and ``to`` of sizes, ``count`` of workers and operations.
+        """
+        self._nodes = {
+            name: self._nodes[name] if name in self._nodes else _NodeEvents(name)
+            for name in samples
+        }
+        events = [
+            event for name, its in samples.items() for event in self._nodes[name].update(its, now)
+        ]
+        return sorted(events, key=lambda event: event["at"])[::-1]
 
 
-def _of_sample(one: StoredSample) -> Iterator[_Event]:
-    sample = one.sample
-    if sample.number == 0:
-        yield one.at, "node-started", {"to": sample.size}
-    if sample.counts.recoveries:
-        yield one.at, "workers-replaced", {"count": sample.counts.recoveries}
-    if lost := sample.counts.outcomes[Outcome.LOST]:
-        yield one.at, "operations-lost", {"count": lost}
-    if sample.stopped:
-        yield one.at, "node-stopped", {}
+def deaths(events: Iterable[_Event]) -> Counter[str]:
+    """Return how many workers of each node died and were replaced."""
+    counts: Counter[str] = Counter()
+    for event in events:
+        if event["kind"] == "workers-replaced":
+            counts[event["node"]] += event["count"]
+    return counts
+
+
+class _NodeEvents:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._first = 0.0
+        self._last: StoredSample | None = None
+        self._events: list[_Event] = []
+
+    def update(self, samples: _Samples, now: float) -> list[_Event]:
+        """Return the node's events; one that is silent now is the last of them."""
+        if self._last is None or samples[0].at < self._first or self._last.at < samples[0].at:
+            self._begin()
+        last = self._last
+        known = bisect_right(samples, last.at, key=lambda one: one.at) if last else 0
+        if last and samples[known - 1].sample.number != last.sample.number:
+            # It came again under its number, with more in it.
+            self._begin()
+            last, known = None, 0
+        for one in samples[known:]:
+            self._events += self._told(last, one)
+            last = one
+        self._first, self._last = samples[0].at, last
+        self._events = [event for event in self._events if event["at"] >= self._first]
+        if last and not last.sample.stopped and now - last.at > _patience(last):
+            return [*self._events, self._event(last.at, "node-silent")]
+        return self._events
+
+    def _begin(self) -> None:
+        self._last = None
+        self._events = []
+
+    def _told(self, before: StoredSample | None, one: StoredSample) -> Iterator[_Event]:
+        sample = one.sample
+        if before is not None:
+            if one.at - before.at > _patience(before):
+                yield self._event(before.at, "node-silent")
+                yield self._event(one.at, "node-back")
+            if sample.size != before.sample.size and not sample.stopped:
+                sizes = {"from": before.sample.size, "to": sample.size}
+                yield self._event(one.at, "resized", **sizes)
+        if sample.number == 0:
+            yield self._event(one.at, "node-started", to=sample.size)
+        if sample.counts.recoveries:
+            yield self._event(one.at, "workers-replaced", count=sample.counts.recoveries)
+        if lost := sample.counts.outcomes[Outcome.LOST]:
+            yield self._event(one.at, "operations-lost", count=lost)
+        if sample.stopped:
+            yield self._event(one.at, "node-stopped")
+
+    def _event(self, at: float, kind: str, **numbers: int) -> _Event:
+        return {"at": at, "kind": kind, "node": self._name, **numbers}
 
 
 def _patience(one: StoredSample) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ from pooltasks.broker.queues import lists_of
 from pooltasks.dashboard import view
 from pooltasks.dashboard.audit import AuditLog
 from pooltasks.dashboard.decided import RecentDecisions
-from pooltasks.dashboard.events import events_of
-from pooltasks.dashboard.recent import RecentSamples
-from pooltasks.metrics.collector import Collector
+from pooltasks.dashboard.events import MOST, EventLog, deaths
+from pooltasks.dashboard.recent import RecentSamples, RunningCounts
+from pooltasks.metrics.collector import LEASE, Collector, Work, covered, health_of
 from pooltasks.pools import Pool
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ STEPS = {60: 1, 300: 1, 900: 3, 3600: 12}
 DEFAULT_WINDOW = 300
 _OVERVIEW_WINDOW = 60
 _SPARK_SECONDS, _SPARK_STEP = 300, 5
-_RENEWED = 1 / 600
-"""Share of a window after which it is added up again: 6 s of an hour, at once of 5 minutes."""
+_PRESENT = 1.0
+"""Seconds: what a pool did in them is not used, only how it stands."""
 _MOST_ACTIONS = 50
 _REVISED = 2
 """Complete points that are sent again: a late sample may have changed them."""
@@ -59,7 +60,8 @@ class PoolReader:
         lists = lists_of(app, self.pool.queue)
         self._samples = RecentSamples(client, name, lists, settings.objective)
         self._collector = Collector(self._samples, settings.objective, settings.metrics_interval)
-        self._long: dict[int, tuple[float, PoolMetrics]] = {}
+        self._counts: defaultdict[int, RunningCounts] = defaultdict(RunningCounts)
+        self._events: defaultdict[int, EventLog] = defaultdict(EventLog)
         self._points: dict[int, dict[float, HistoryPoint]] = {}
         self.used_at = time.monotonic()
 
@@ -69,7 +71,8 @@ class PoolReader:
         Raises:
             redis.RedisError: The server does not answer.
         """
-        metrics = self._collector.metrics(_OVERVIEW_WINDOW)
+        self._fetch(_SPARK_SECONDS, _SPARK_STEP)
+        metrics = self._metrics(_OVERVIEW_WINDOW)
         points = self._history(_SPARK_SECONDS, _SPARK_STEP, metrics.at)
         self._decisions.fetch(_OVERVIEW_WINDOW)
         return {
@@ -88,8 +91,9 @@ class PoolReader:
         Raises:
             redis.RedisError: The server does not answer.
         """
-        metrics = self._metrics(window)
         step = STEPS[window]
+        self._fetch(window, step)
+        metrics = self._metrics(window)
         points = self._history(window, step, metrics.at)
         complete = [point.at for point in points if point.complete]
         cursor = complete[-_REVISED] if len(complete) >= _REVISED else None
@@ -98,19 +102,17 @@ class PoolReader:
             points = [point for point in points if point.at >= since]
         else:
             since = None
-        _, samples = self._samples.read(window)
-        restarts = {
-            name: sum(one.sample.counts.recoveries for one in its) for name, its in samples.items()
-        }
+        events = self._events[window].update(self._samples.read(window)[1], metrics.at)
         self._decisions.fetch(window)
         series = view.series(points, step, whole=since is None)
         series["columns"]["target"] = self._decisions.targets(series["columns"]["at"], step)
+        answers = self._watch.look(view.live_nodes(metrics))
         return {
             **view.metrics(self.pool, metrics),
-            "nodes": view.nodes(metrics, self._watch.look(view.live_nodes(metrics)), restarts),
+            "nodes": view.nodes(metrics, answers, deaths(events)),
             "audit": self._audit.latest(_MOST_ACTIONS),
             "dead_letters": self._dead_letters(),
-            "events": events_of(samples, metrics.at),
+            "events": events[:MOST],
             "optimizer": {
                 "enabled": self.pool.settings.enable_optimizer,
                 **self._decisions.state(metrics.at),
@@ -120,22 +122,26 @@ class PoolReader:
             "cursor": cursor,
         }
 
-    def _metrics(self, window: int) -> PoolMetrics:
-        """Return the pool now, and what it did in the window.
+    def _fetch(self, window: int, step: int) -> None:
+        """Fetch once what all parts of an answer are made of: they agree with each other."""
+        interval = self.pool.settings.metrics_interval
+        self._samples.fetch(window + max(step, interval) + LEASE * max(1.0, interval))
 
-        Of a long window all samples are added up only every few seconds, in which
-        it hardly changes; how the pool stands is always of this moment.
-        """
-        last = self._long.get(window)
-        now = time.monotonic()
-        if last is None or now - last[0] >= window * _RENEWED:
-            metrics = self._collector.metrics(window)
-            self._long = {window: (now, metrics)}
-            return metrics
-        present = self._collector.metrics(_OVERVIEW_WINDOW)
-        health = last[1].health if present.health else None
-        work = last[1].work if present.health else present.work
-        return replace(present, window=float(window), work=work, health=health)
+    def _metrics(self, window: int) -> PoolMetrics:
+        """Return what ``Pool.metrics(window)`` would, without adding up the whole window."""
+        present = self._collector.metrics(_PRESENT)
+        _, samples = self._samples.read(window)
+        counts = self._counts[window].update(samples)
+        live = any(node.state == "live" for node in present.nodes)
+        known = counts if live and samples else None
+        ends = [one for its in samples.values() for one in (its[0], its[-1])]
+        objective, size = self.pool.settings.objective, sum(node.size for node in present.nodes)
+        return replace(
+            present,
+            window=float(window),
+            work=Work.of(known, covered(ends, window)),
+            health=health_of(objective, known, present.load, size) if known else None,
+        )
 
     def _dead_letters(self) -> int:
         number: Any = self._client.hlen(keys.dead_letters(self.pool.queue))

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
+from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.samples import SampleStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import redis
 
     from pooltasks.metrics.samples import QueueState, StoredSample
     from pooltasks.settings import Objective
 
-_OVERLAP = 5.0
-"""Seconds that are fetched again: what arrived while the last answer was on its way."""
+_OVERLAP = 2.0
+"""Seconds that are fetched again: each of two answers may have been half a second on its way."""
 
 
 class RecentSamples(SampleStore):
-    """The samples of one pool, of which only new ones are fetched.
+    """The samples of one pool as of the last :meth:`fetch`.
 
     For one thread.
 
@@ -36,31 +37,43 @@ class RecentSamples(SampleStore):
         self, client: redis.Redis, pool: str, lists: Sequence[str], objective: Objective
     ) -> None:
         super().__init__(client, pool, lists, objective)
+        self._queue: QueueState
         self._nodes: dict[str, list[StoredSample]] = {}
         self._span = 0.0
         """Seconds before the last fetch of which everything is here."""
         self._fetched_at = 0.0
 
-    def read(self, seconds: float) -> tuple[QueueState, dict[str, list[StoredSample]]]:
-        """As :meth:`SampleStore.read`.
+    def fetch(self, seconds: float) -> None:
+        """Fetch what is new, and the last ``seconds`` if they are not here.
 
         Raises:
             redis.RedisError: The server does not answer.
         """
         asked_at = time.monotonic()
         if seconds > self._span:
-            queue, self._nodes = super().read(seconds)
+            self._queue, self._nodes = super().read(seconds)
             self._span = seconds
         else:
-            queue, fresh = super().read(asked_at - self._fetched_at + _OVERLAP)
+            self._queue, fresh = super().read(asked_at - self._fetched_at + _OVERLAP)
             for name, its in fresh.items():
                 _append(self._nodes.setdefault(name, []), its)
-            self._forget(queue.at - self._span)
+            self._forget(self._queue.at - self._span)
         self._fetched_at = asked_at
-        return queue, {
-            name: its[first:]
+
+    def read(self, seconds: float) -> tuple[QueueState, dict[str, list[StoredSample]]]:
+        """As :meth:`SampleStore.read`, at the moment of the last fetch.
+
+        Raises:
+            redis.RedisError: More is asked for than was fetched, and the server
+                does not answer.
+        """
+        if seconds > self._span:
+            self.fetch(seconds)
+        first = self._queue.at - seconds
+        return self._queue, {
+            name: its[start:]
             for name, its in self._nodes.items()
-            if (first := bisect_right(its, queue.at - seconds, key=_at)) < len(its)
+            if (start := bisect_right(its, first, key=_at)) < len(its)
         }
 
     def _forget(self, before: float) -> None:
@@ -68,6 +81,38 @@ class RecentSamples(SampleStore):
             del its[: bisect_right(its, before, key=_at)]
             if not its:
                 del self._nodes[name]
+
+
+class RunningCounts:
+    """What the samples of a window counted: what enters is added, what leaves is taken away.
+
+    Adding up an hour of four nodes takes a quarter of a second, this takes one
+    sample of each node. For one thread.
+    """
+
+    def __init__(self) -> None:
+        self._counts = Counts()
+        self._present: Mapping[str, Sequence[StoredSample]] = {}
+
+    def update(self, samples: Mapping[str, Sequence[StoredSample]]) -> Counts:
+        """Return what the samples of a window counted; they differ little from the last ones.
+
+        Args:
+            samples: Of each node, oldest first.
+        """
+        entering: list[Counts] = []
+        leaving: list[Counts] = []
+        for name in {*self._present, *samples}:
+            before, now = self._present.get(name, ()), samples.get(name, ())
+            gone = bisect_left(before, now[0].at, key=_at) if now else len(before)
+            kept = min(len(before) - gone, len(now))
+            while kept and _identity(before[gone + kept - 1]) != _identity(now[kept - 1]):
+                kept -= 1
+            leaving += [one.sample.counts for one in (*before[:gone], *before[gone + kept :])]
+            entering += [one.sample.counts for one in now[kept:]]
+        self._counts = Counts.merged([self._counts, *entering]).since(Counts.merged(leaving))
+        self._present = samples
+        return self._counts
 
 
 def _append(kept: list[StoredSample], fresh: Sequence[StoredSample]) -> None:
@@ -80,3 +125,7 @@ def _append(kept: list[StoredSample], fresh: Sequence[StoredSample]) -> None:
 
 def _at(one: StoredSample) -> float:
     return one.at
+
+
+def _identity(one: StoredSample) -> tuple[float, int]:
+    return one.at, one.sample.number

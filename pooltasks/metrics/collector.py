@@ -176,7 +176,7 @@ class Collector:
         load = load_of(queue, last)
         within = [one for its in samples.values() for one in its if one.at > queue.at - window]
         counts = Counts.merged(one.sample.counts for one in within) if live and within else None
-        work = Work.of(counts, _covered(within, window))
+        work = Work.of(counts, covered(within, window))
         return PoolMetrics(
             self._store.pool,
             queue.at,
@@ -278,8 +278,11 @@ def _node(name: str, samples: Sequence[StoredSample], now: float) -> NodeMetrics
     return None
 
 
-def _covered(samples: Iterable[StoredSample], window: float) -> float:
-    """Return the seconds of the window over which the pool has samples."""
+def covered(samples: Iterable[StoredSample], window: float) -> float:
+    """Return the seconds of the window over which the pool has samples.
+
+    The first and the last of each node are enough.
+    """
     ends = [one.at for one in samples]
     starts = [one.at - one.sample.interval for one in samples]
     return min(window, max(ends) - min(starts)) if ends else window

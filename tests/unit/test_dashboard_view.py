@@ -10,14 +10,14 @@ import pytest
 
 from pooltasks import keys
 from pooltasks.dashboard import view
-from pooltasks.dashboard.events import events_of
+from pooltasks.dashboard.events import EventLog
 from pooltasks.dashboard.reader import PoolReader
-from pooltasks.dashboard.recent import RecentSamples
+from pooltasks.dashboard.recent import RecentSamples, RunningCounts
 from pooltasks.dashboard.watch import Answer, NodeWatch
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.decisions import DecisionStore, PoolDecision
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.samples import Sample, SampleStore
+from pooltasks.metrics.samples import QueueState, Sample, SampleStore, StoredSample
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
 
@@ -85,7 +85,7 @@ def put(client: redis.Redis, its: Sample, age: float, node: str = NODE) -> None:
 
 def kinds(client: redis.Redis) -> list[str]:
     queue, samples = SampleStore(client, "code", ["pool.code"], Objective()).read(3600)
-    return [event["kind"] for event in events_of(samples, queue.at)]
+    return [event["kind"] for event in EventLog().update(samples, queue.at)]
 
 
 def test_recent_samples_are_those_of_the_store(client: redis.Redis, store: SampleStore) -> None:
@@ -93,6 +93,7 @@ def test_recent_samples_are_those_of_the_store(client: redis.Redis, store: Sampl
     for number in range(5):
         put(client, sample(number), age=2 - number / 4)
         _, expected = store.read(300)
+        recent.fetch(300)
         _, found = recent.read(300)
         assert found == expected
 
@@ -112,8 +113,52 @@ def test_a_sample_that_was_sent_twice_replaces_its_first_version(client: redis.R
     put(client, sample(1, busy=0), age=29)
     assert len(recent.read(60)[1][NODE]) == 2
     put(client, sample(1, busy=2), age=1)  # after half a minute without an answer
+    recent.fetch(60)
     its = recent.read(60)[1][NODE]
     assert [(one.sample.number, one.sample.busy) for one in its] == [(0, 1), (1, 2)]
+
+
+def stored(number: int, at: float, **changes: Any) -> StoredSample:
+    return StoredSample(sample(number, **changes), QueueState(at, 0, None))
+
+
+ITS = [stored(n, n, counts=worked(0.01 * (n + 1), n, n % 2)) for n in range(12)]
+OTHERS = [stored(0, 8, size=3), stored(1, 9, size=4)]
+HISTORIES: list[dict[str, list[StoredSample]]] = [
+    {},
+    {"a": ITS[:8]},
+    # One more, one less; another node.
+    {"a": ITS[1:9], "b": OTHERS[:1]},
+    # The last one came again, under its number, with more in it.
+    {"a": [*ITS[3:8], stored(8, 12, counts=Counts(recoveries=2))], "b": OTHERS},
+    # Longer than before, as after a longer window was asked for.
+    {"a": ITS},
+    {"a": [stored(30, 40)]},
+]
+
+
+def test_running_counts_are_those_of_the_window() -> None:
+    running = RunningCounts()
+    for history in HISTORIES:
+        counts = running.update(history)
+        expected = Counts.merged(one.sample.counts for its in history.values() for one in its)
+        assert counts.outcomes == expected.outcomes
+        assert counts.recoveries == expected.recoveries
+        assert (counts.wait, counts.run) == (expected.wait, expected.run)
+        assert counts.busy == pytest.approx(expected.busy)
+
+
+def test_events_do_not_depend_on_how_often_somebody_looked() -> None:
+    log = EventLog()
+    for history in HISTORIES:
+        now = max((its[-1].at for its in history.values()), default=0) + 1
+        anew = EventLog().update(history, now)
+        # One that looked before also knows what led to the first sample of the window.
+        first = {node: its[0].at for node, its in history.items()}
+        found = log.update(history, now)
+        assert [event for event in found if event["at"] > first[event["node"]]] == [
+            event for event in anew if event["at"] > first[event["node"]]
+        ]
 
 
 def test_events_tell_of_sizes_deaths_and_silence(client: redis.Redis) -> None:

@@ -1,17 +1,21 @@
 // Asks the dashboard again and again, and says how that goes.
 
 const GIVE_UP_MS = 2500;
+// The first answer holds a whole window: reading the hour of many nodes takes a while.
+const FIRST_MS = 20000;
 // Nodes sample in the middle of a second of the server's clock. Asking right
 // after that shows the newest, and all viewers get the same answer.
 const PHASE_MS = 650;
 
 export class Feed {
   // url()          what to ask next
+  // first()        whether its answer is to hold everything
   // onAnswer(json) its answer
   // onState(state) "live", "paused", "off", "away" (the dashboard does not answer),
   //                "refused" (it wants a login)
-  constructor({ url, onAnswer, onState }) {
+  constructor({ url, first, onAnswer, onState }) {
     this.url = url;
+    this.first = first;
     this.onAnswer = onAnswer;
     this.onState = onState;
     this.seconds = 1;
@@ -40,7 +44,8 @@ export class Feed {
   async ask(round) {
     let state = "live";
     try {
-      const answer = await fetchJson(this.url());
+      const patience = this.first() ? FIRST_MS : GIVE_UP_MS;
+      const answer = await fetchJson(this.url(), { signal: AbortSignal.timeout(patience) });
       if (round !== this.round) return;
       if (answer.at) this.serverAhead = answer.at * 1000 - Date.now();
       this.onAnswer(answer);

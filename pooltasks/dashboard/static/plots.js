@@ -1,14 +1,26 @@
 // Charts over time, drawn by plotly, readable without seeing them.
 
-import { element, setText } from "./dom.js";
+import { byId, element, setText } from "./dom.js";
 import { clock } from "./format.js";
 
-const plotly = new Promise((resolve, reject) => {
-  const script = document.getElementById("plotly");
-  if (window.Plotly) resolve(window.Plotly);
-  script.addEventListener("load", () => resolve(window.Plotly));
-  script.addEventListener("error", () => reject(new Error("plotly's script cannot be loaded")));
+// Plotly's script keeps the page busy for a second. The numbers come first, if they come soon.
+const SOON_MS = 250;
+let begin;
+const begun = new Promise((resolve) => {
+  begin = resolve;
+  setTimeout(resolve, SOON_MS);
 });
+const painted = () =>
+  new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+const plotly = begun.then(painted).then(
+  () =>
+    new Promise((resolve, reject) => {
+      const script = element("script", { src: byId("plotly").href });
+      script.addEventListener("load", () => resolve(window.Plotly));
+      script.addEventListener("error", () => reject(new Error("plotly cannot be loaded")));
+      document.head.append(script);
+    }),
+);
 
 const MOST_PARTS = 30;
 const TICKS = [5, 10, 15, 20, 30, 60, 120, 300, 600, 1200]; // seconds
@@ -89,6 +101,7 @@ export class Chart {
   // context: { series, window, … } as the spec's functions want it.
   update(context) {
     this.latest = context;
+    begin();
     if (!this.held) this.draw();
     setText(this.summary, this.inWords());
   }

@@ -89,6 +89,7 @@ const feed = startFeed({
     const since = series.cursor === null ? "" : `&since=${series.cursor}`;
     return `${start.root}/${start.pool}/data?window=${seconds}${since}`;
   },
+  first: () => series.cursor === null,
   onAnswer: show,
   onState: (state, text) => {
     if (state === "away" || state === "refused") unknown("bad", text);
@@ -101,5 +102,6 @@ byId("windows").addEventListener("click", (event) => {
   write("window", chosen, String(start.window));
   markWindow();
   series.clear();
+  say("unknown", "Reading…");
   feed.restart();
 });

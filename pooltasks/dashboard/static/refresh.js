@@ -16,15 +16,16 @@ const SENTENCES = {
   refused: "You are not logged in any more: load the page again.",
 };
 
-// Start asking; returns the feed. onAnswer as in Feed; onState(state, text) gets a sentence
+// Start asking; returns the feed. first and onAnswer as in Feed; onState(state, text) gets a sentence
 // for states in which nothing is known.
-export function startFeed({ url, onAnswer, onState }) {
+export function startFeed({ url, first = () => false, onAnswer, onState }) {
   const select = byId("refresh");
   const sign = byId("live");
   const text = byId("live-text");
   let at = null;
   const feed = new Feed({
     url,
+    first,
     onAnswer: (answer) => {
       at = answer.at ?? null;
       onAnswer(answer);
