@@ -11,7 +11,7 @@ from celery import Celery, _state, current_app, shared_task
 from kombu import Exchange, Queue
 from kombu.utils.imports import symbol_by_name
 
-from pooltasks import keys
+from pooltasks import address, keys
 from pooltasks.broker.clock import ServerClock
 from pooltasks.broker.serialization import SERIALIZER, register_serializer
 from pooltasks.errors import Category, ConfigurationError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pooltasks.broker.publishing import Publisher
 
 _RESULT_BACKEND = "pooltasks.broker.results.ResultBackend"
+_SENTINEL_BACKEND = "pooltasks.broker.sentinels.SentinelResultBackend"
 BUILT_IN_OPERATIONS = "pooltasks.operations"
 _NODE = "pooltasks.node.worker:Node"
 _BEAT = "pooltasks.optimizer.beat:Beat"
@@ -84,13 +85,22 @@ class PoolApp(Celery):
         """Set the configuration; Celery calls this before its first use."""
         settings = self.pooltasks.settings
         register_serializer()
+        url = settings.redis_url.get_secret_value()
+        broker = address.broker_url(url)
+        is_sentinel = broker.startswith("sentinel:")
+        shared = address.transport_options(url)
+        if settings.key_prefix:
+            shared["global_keyprefix"] = settings.key_prefix
+        operations = _operation_configuration(self.pooltasks)
         self.config_from_object(
             {
-                **_operation_configuration(self.pooltasks),
-                "broker_url": settings.broker_url(),
+                **operations,
+                "broker_url": broker,
+                "broker_transport_options": {**operations["broker_transport_options"], **shared},
                 # Celery's own name of the scheme: "redis" stands for the class that ours replaces.
-                "result_backend": f"{_RESULT_BACKEND}+"
-                + settings.broker_url().removeprefix("redis+"),
+                "result_backend": f"{_SENTINEL_BACKEND if is_sentinel else _RESULT_BACKEND}+"
+                + broker.removeprefix("redis+"),
+                "result_backend_transport_options": shared,
                 "result_expires": settings.result_expires,
                 "task_serializer": SERIALIZER,
                 "result_serializer": SERIALIZER,
@@ -118,7 +128,8 @@ def install(celery_app: Celery, settings: Settings | None = None) -> Celery:
     Args:
         celery_app: The application; its broker must be Redis.
         settings: Settings to use; by default those of the environment and the
-            TOML file. ``redis_url`` is taken from the application's broker.
+            TOML file. ``redis_url`` is taken from the application's broker, and the
+            prefix of keys from its transport's option ``global_keyprefix``.
 
     Returns:
         ``celery_app``, for use in an assignment.
@@ -130,13 +141,16 @@ def install(celery_app: Celery, settings: Settings | None = None) -> Celery:
         return celery_app
     broker_url = celery_app.conf.broker_url or ""
     scheme = broker_url.partition("://")[0]
-    if scheme not in ("redis", "rediss", "redis+socket"):
+    if scheme not in ("redis", "rediss", "redis+socket", "sentinel"):
         raise ConfigurationError(
             f"pooltasks needs a Redis broker, and this application's is {scheme or 'not set'}; "
-            "set broker_url to redis://, rediss:// or redis+socket:// before install()."
+            "set broker_url to redis://, rediss://, redis+socket:// or sentinel:// before "
+            "install()."
         )
-    url = broker_url.replace("redis+socket://", "unix://").replace("virtual_host=", "db=")
-    settings = settings or Settings.load(redis_url=url)
+    options = celery_app.conf.broker_transport_options
+    url = address.of_broker(broker_url, options, celery_app.conf.broker_use_ssl)
+    prefix = options.get("global_keyprefix", "")
+    settings = settings or Settings.load(redis_url=url, key_prefix=prefix)
     celery_app.pooltasks = Extension(settings)
     for key, value in _operation_configuration(celery_app.pooltasks).items():
         if key == "task_queues":

@@ -50,7 +50,8 @@
 
 Queues are kombu's own lists, named here because pools are addressed by them.
 Every other key begins with ``pooltasks:``; all but unacked operations and dead
-letters have a time to live.
+letters have a time to live. Where the deployment has a key prefix, it stands
+before all of them; the clients of :mod:`pooltasks.broker.client` put it there.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -35,7 +34,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from pooltasks import keys
+from pooltasks import address, keys
 from pooltasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ CONTROL_POOL = "control"
 optimizer never waits behind the backlog it is to cure."""
 
 _POOL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_URL_SCHEMES = ("redis", "rediss", "unix")
+_KEY_PREFIX = re.compile(r"[!-~]{0,100}")
 
 
 class _Table(BaseModel):
@@ -131,26 +130,14 @@ class PoolSettings(_Table):
 
 
 def _redis_url(secret: SecretStr) -> SecretStr:
-    url = secret.get_secret_value()
-    allowed = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB"
-    try:
-        parts = urlsplit(url)
-        port_is_valid = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_valid = False
-    if not port_is_valid or parts.scheme not in _URL_SCHEMES:
-        raise ValueError(
-            f"not a Redis URL; allowed: {allowed}"
-        )  # never the URL: it may hold a password
-    if parts.scheme == "unix" and not parts.path.strip("/"):
-        raise ValueError(f"the URL names no socket; allowed: {allowed}")
-    if parts.scheme != "unix" and not parts.hostname:
-        raise ValueError(f"the URL names no host; allowed: {allowed}")
-    database = dict(parse_qsl(parts.query, keep_blank_values=True)).get("db", "0")
-    in_path = parts.scheme != "unix" and parts.path
-    if not database.isdecimal() or (in_path and not re.fullmatch(r"/\d*", parts.path)):
-        raise ValueError(f"the database is not a number; allowed: {allowed}")
+    address.check(secret.get_secret_value())
     return secret
+
+
+def _key_prefix(prefix: str) -> str:
+    if not _KEY_PREFIX.fullmatch(prefix):
+        raise ValueError(f"{prefix!r} has spaces, or letters beyond ASCII, or more than 100")
+    return prefix
 
 
 class _TomlSource(InitSettingsSource):
@@ -192,6 +179,9 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr(
         "redis://127.0.0.1:6379/0"
+    )
+    key_prefix: Annotated[str, AfterValidator(_key_prefix)] = Field(
+        default="", description="before every key: deployments that share a server have one each"
     )
     config: Path | None = Field(default=None, description="the TOML file")
     pool: str | None = Field(default=None, description="the pool that this process serves")
@@ -288,28 +278,6 @@ class Settings(BaseSettings):
                 f"Add [pools.{name}] to the TOML file or use one of these."
             )
         return PoolSettings()
-
-    def broker_url(self) -> str:
-        """Return the Redis URL in the form that kombu and Celery's backend read.
-
-        It may hold a password: never log it.
-        """
-        parts = urlsplit(self.redis_url.get_secret_value())
-        # redis-py reads these from the query too; kombu would ignore them there.
-        query = dict(parse_qsl(parts.query))
-        credentials, _, address = parts.netloc.rpartition("@")
-        user, _, password = credentials.partition(":")
-        user = user or quote(query.pop("username", ""), safe="")
-        password = password or quote(query.pop("password", ""), safe="")
-        database = query.pop("db", "")
-        scheme, path = parts.scheme, parts.path
-        if scheme == "unix":
-            scheme = "redis+socket"
-            query["virtual_host"] = database or "0"
-        elif database:
-            path = f"/{database}"
-        login = f"{user}:{password}@" if user or password else ""
-        return f"{scheme}://{login}{address}{path}" + (f"?{urlencode(query)}" if query else "")
 
 
 _CONTROL_POOL_SETTINGS = PoolSettings(pool_size=1, min_pool_size=1, max_pool_size=1)

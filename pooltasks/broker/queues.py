@@ -12,11 +12,10 @@ _PRIORITY_STEPS = (0, 3, 6, 9)
 
 
 def lists_of(celery_app: Celery, queue: str) -> list[str]:
-    """Return the keys of a queue's lists: kombu keeps one for each priority step."""
+    """Return the keys of a queue's lists, without prefix: kombu keeps one for a priority step."""
     options = celery_app.conf.broker_transport_options
-    prefix = options.get("global_keyprefix", "")
     separator = options.get("sep", _SEPARATOR)
     return [
-        f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}"
+        f"{queue}{separator}{step}" if step else queue
         for step in options.get("priority_steps", _PRIORITY_STEPS)
     ]

@@ -105,11 +105,13 @@ class Lease:
         client: A redis-py client of the server.
         identity: The node's.
         patience: Seconds from now on for which expired leases of others are let be.
+        prefix: Before the names of channels, as the client has it before keys.
     """
 
-    def __init__(self, client: Any, identity: str, patience: float = 0.0) -> None:
+    def __init__(self, client: Any, identity: str, patience: float = 0.0, prefix: str = "") -> None:
         self.identity = identity
         self._client = client
+        self._prefix = prefix
         self._patient_until = time.monotonic() + patience
         self._subscription = client.pubsub()
         self._alive: set[str] = set()
@@ -118,7 +120,7 @@ class Lease:
     def take(self) -> None:
         """Take the lease; nothing may be reserved before."""
         self._client.zadd(keys.LEASES, {self.identity: self._end()})
-        self._subscription.subscribe(keys.alive(self.identity))
+        self._subscription.subscribe(self._prefix + keys.alive(self.identity))
 
     def resume(self, running: set[str]) -> bool:
         """Take up the lease again, and put back what is reserved and not ``running``.
@@ -145,7 +147,7 @@ class Lease:
                 pipe.execute()
             except WatchError:
                 return self.resume(running)
-        self._subscription.subscribe(keys.alive(self.identity))
+        self._subscription.subscribe(self._prefix + keys.alive(self.identity))
         return True
 
     def _end(self) -> int:
@@ -169,7 +171,7 @@ class Lease:
             keys.LEASES,
             self.identity,
             int(LEASE_SECONDS * 1000),
-            keys.alive(""),
+            self._prefix + keys.alive(""),
         )
         known = set()
         for identity, expired, subscribers in _triples(others):

@@ -19,6 +19,7 @@ from celery._state import get_current_worker_task
 from kombu.exceptions import OperationalError
 
 from pooltasks import keys
+from pooltasks.broker.client import key_prefix
 from pooltasks.broker.publishing import checked, covering
 from pooltasks.broker.pusher import Command
 from pooltasks.errors import OperationRefusedError, SubmissionError
@@ -118,7 +119,8 @@ class Submission:
     def __init__(self, operation: Any, options: Callable[[], dict[str, Any]]) -> None:
         self._operation = operation
         self._options = options
-        self._key = keys.submission(uuid4().hex).encode()
+        key = key_prefix(operation.app) + keys.submission(uuid4().hex)
+        self._key = key.encode()
         self._sent = 0
         self._accepted: list[str] = []
         self._chunk = _Chunk()

@@ -36,9 +36,14 @@ class Tenure:
         self._running = running
         self._patience = 0.0
 
-    def lease(self, client: Any) -> Lease:
-        """Return the lease under which messages are reserved over a new connection."""
-        lease = Lease(client, self.identity, self._patience)
+    def lease(self, client: Any, prefix: str = "") -> Lease:
+        """Return the lease under which messages are reserved over a new connection.
+
+        Args:
+            client: A client of the server.
+            prefix: Of the deployment's keys and channels.
+        """
+        lease = Lease(client, self.identity, self._patience, prefix)
         self._patience = _PATIENCE
         if not lease.resume(self._running() | set(self.completion.reservations)):
             # The first connection, or the others have given its operations away.

@@ -25,10 +25,10 @@ from uuid import uuid4
 
 from celery.utils.log import get_logger
 from kombu.transport import redis, virtual
-from redis import StrictRedis
 from redis.exceptions import NoScriptError, ResponseError
 
 from pooltasks import keys
+from pooltasks.broker.client import client_on
 from pooltasks.broker.completion import COMPLETE, Batch
 from pooltasks.broker.dead_letters import DeadLetters, deliveries_of, reason_of
 from pooltasks.broker.polling import Poller, Readers
@@ -101,11 +101,8 @@ class Channel(redis.Channel):
 
     @cached_property
     def server(self) -> Any:
-        """A client on connections of its own: the channel's may be waiting for messages.
-
-        It knows no key prefix: ours are whole, and the names of lists carry theirs.
-        """
-        return StrictRedis(connection_pool=self.pool)
+        """A client on connections of its own: the channel's may be waiting for messages."""
+        return client_on(self.pool, self.global_keyprefix)
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from ``queue``."""
@@ -129,7 +126,9 @@ class Channel(redis.Channel):
             # One list can be watched; of several, each in turn for a moment.
             seconds = (timeout or self.brpop_timeout) if len(lists) == 1 else _MOMENT
             watched = lists[self._next_watched(len(lists))]
-            commands.append(("BLMOVE", watched, watched, "RIGHT", "RIGHT", seconds))
+            commands.append(
+                ("BLMOVE", *[self.global_keyprefix + watched] * 2, "RIGHT", "RIGHT", seconds)
+            )
         commands.append(self._reserve(lists))
         try:
             connection.send_packed_command(connection.pack_commands(commands))
@@ -145,9 +144,7 @@ class Channel(redis.Channel):
             "EVALSHA",
             _RESERVE_SHA,
             2 + len(lists),
-            self.unacked_key,
-            keys.LEASES,
-            *lists,
+            *(self.global_keyprefix + key for key in (self.unacked_key, keys.LEASES, *lists)),
             self._room,
             self.last_chance,
             int(self.qos.holds(self._on_trial)),
@@ -164,8 +161,8 @@ class Channel(redis.Channel):
         self._underway = _NOTHING
 
     def _list(self, queue: str, priority: int) -> str:
-        """Return the list in which messages of a priority wait."""
-        name: str = self.global_keyprefix + self._q_for_pri(queue, priority)
+        """Return the list in which messages of a priority wait, without the prefix of keys."""
+        name: str = self._q_for_pri(queue, priority)
         return name
 
     def _next_watched(self, lists: int) -> int:
@@ -329,7 +326,11 @@ class Channel(redis.Channel):
         connection = self._side
         try:
             connection.send_command(
-                "EVALSHA", _COMPLETE_SHA, 1, self.unacked_key, *batch.arguments()
+                "EVALSHA",
+                _COMPLETE_SHA,
+                1,
+                self.global_keyprefix + self.unacked_key,
+                *batch.arguments(),
             )
             connection.read_response()
         except NoScriptError:
@@ -377,7 +378,8 @@ class Transport(redis.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Attach to the loop, and take the lease under which messages are reserved."""
         super().register_with_event_loop(connection, Readers(loop))
-        self.lease = self.client.tenure.lease(self.client.default_channel.server)
+        channel = self.client.default_channel
+        self.lease = self.client.tenure.lease(channel.server, channel.global_keyprefix)
         loop.call_repeatedly(WATCH_SECONDS, self._renew)
 
     def _renew(self) -> None:

@@ -86,12 +86,11 @@ class NodeConsumer(Consumer):
         if not (conf.broker_connection_retry_on_startup if first else conf.broker_connection_retry):
             return super().ensure_connected(conn)
         begun = time.monotonic()
-        said = ""
+        said = set()
 
         def say(error: Exception, _: float) -> None:
-            nonlocal said
-            if str(error) != said:
-                said = str(error)
+            if str(error) not in said:
+                said.add(str(error))
                 logger.error(
                     "Cannot connect to %s: %s. Trying again until it answers.", conn.as_uri(), error
                 )

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 import pooltasks
+from pooltasks import address
 from pooltasks.app import Extension, PoolApp
 from pooltasks.settings import Settings
 
@@ -42,7 +43,7 @@ class Deployment:
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
         self.url = url
-        self.redis = redis.Redis.from_url(url, decode_responses=True)
+        self.redis = address.connect(url, redis.Redis, decode_responses=True)
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("POOLTASKS_")},
