@@ -11,7 +11,6 @@ from kombu import Consumer, Exchange, Queue
 from kombu.asynchronous import Hub
 from kombu.utils.uuid import uuid
 
-from pooltasks import keys
 from pooltasks.broker.connection import NodeConnection
 
 DEADLINE = 20.0  # seconds
@@ -76,7 +75,7 @@ def test_what_comes_while_it_waits_is_reserved_at_once(node, server):
     node.turn_until(lambda: waits(server), "the node waits")
     publish(node, 1)
     deadline = time.monotonic() + DEADLINE
-    while not server.hlen(keys.unacked(node.connection.transport.identity)):
+    while not server.hlen(node.channel.unacked_key):
         assert time.monotonic() < deadline, "the server reserved it, without a turn of the loop"
     assert not server.llen(QUEUE.name)
     node.turn_until(lambda: node.received, "it is delivered")
@@ -92,7 +91,7 @@ def test_what_comes_when_nobody_wants_it_any_more_goes_back(node, server, reason
         node.consumer.cancel()
     for number in range(3):
         publish(node, number)
-    reserved = keys.unacked(node.connection.transport.identity)
+    reserved = node.channel.unacked_key
     node.turn_until(
         lambda: server.llen(QUEUE.name) == 3 and not server.hlen(reserved), "all are in their queue"
     )
