@@ -24,6 +24,8 @@
 |                                       |        |                               | sample        |
 | ``pooltasks:pool:<name>:counted:<n>`` | string | JSON: what the last sample of | one hour      |
 |                                       |        | node ``<n>`` added to them    | after it      |
+| ``pooltasks:pool:<name>:operations:`` | stream | what node ``<n>`` did, by     | the same      |
+| ``<n>``                               |        | operation                     |               |
 | ``pooltasks:pool:<name>:optimizer``   | hash   | ``state``: what the optimizer | a week after  |
 |                                       |        | remembers (JSON); ``token``:  | the last      |
 |                                       |        | the last fencing token        | decision      |
@@ -157,3 +159,8 @@ def hosts_wanted(pool: str) -> str:
 def pool_audit(pool: str) -> str:
     """Return the stream of what operators did to a pool."""
     return f"{PREFIX}pool:{pool}:audit"
+
+
+def node_operations(pool: str, node: str) -> str:
+    """Return the stream of what a node did, by operation."""
+    return f"{PREFIX}pool:{pool}:operations:{node}"

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from celery import Celery
     from celery.result import AsyncResult
 
-    from pooltasks.metrics.collector import HistoryPoint, PoolMetrics
     from pooltasks.metrics.decisions import PoolDecision
     from pooltasks.metrics.samples import QueueState, StoredSample
+    from pooltasks.metrics.view import HistoryPoint, PoolMetrics
     from pooltasks.settings import PoolSettings
 
 

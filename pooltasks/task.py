@@ -74,12 +74,28 @@ def waited(request: Any, now: float) -> float | None:
         request: Celery's request of a task.
         now: Seconds since the epoch, by the server's clock.
     """
-    published_at = request.get("published_at")
+    return _since(request.get("published_at"), now)
+
+
+def taken(request: Any, now: float) -> float | None:
+    """Return the seconds since ``request`` was first published or due, before its retries.
+
+    Args:
+        request: Celery's request of a task.
+        now: Seconds since the epoch, by the server's clock.
+
+    Returns:
+        None if the request does not say.
+    """
+    return _since(request.get("submitted_at", request.get("published_at")), now)
+
+
+def _since(moment: Any, now: float) -> float | None:
     # A stock client sends none, and anyone may send nonsense.
-    if not isinstance(published_at, int | float) or not 0 < published_at < _END_OF_TIME:
+    if not isinstance(moment, int | float) or not 0 < moment < _END_OF_TIME:
         return None
     # Never negative: what two hosts know of the server's clock differs a little.
-    return max(0.0, now - published_at)
+    return max(0.0, now - moment)
 
 
 def _delay(options: Mapping[str, Any]) -> float:
@@ -171,10 +187,14 @@ class Operation(Task):
         return super().retry(*args, exc=exc, **options)
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
-        """Return the signature of another attempt; it keeps the first one's deadline."""
+        """Return the signature of another attempt; it keeps the times of the first one."""
         request = self.request if request is None else request
         signature = super().signature_from_request(request, *args, **options)
-        kept = {name: request.get(name) for name in ("deadline", "attempts")}
+        kept = {
+            "deadline": request.get("deadline"),
+            "attempts": request.get("attempts"),
+            "submitted_at": request.get("submitted_at", request.get("published_at")),
+        }
         signature.options["headers"] = {
             **(signature.options.get("headers") or {}),
             **{name: value for name, value in kept.items() if value is not None},

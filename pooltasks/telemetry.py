@@ -14,8 +14,8 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 | *in a worker*         |                                     |                                  |
 | operation.start       | wait (s, None if not known)         | pool, operation, id, worker,     |
 |                       |                                     | retries, redelivered             |
-| operation.stop        | wait (s), run (s), busy (s)         | the same, outcome; category and  |
-|                       |                                     | exception (None)                 |
+| operation.stop        | wait (s), run (s), busy (s),        | the same, outcome; category and  |
+|                       | latency (s)                         | exception (None)                 |
 | operation.exception   | the same                            | the same, outcome, category,     |
 |                       |                                     | exception                        |
 | worker.checkout       | as operation.start                  | as operation.start               |
@@ -55,7 +55,9 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 ``cause`` is ``segfault``, ``abort``, ``out of memory``, ``killed``, ``signal``, ``exit`` or
 ``unhealthy``; ``problems`` are any of ``unresponsive``, ``stalled``, ``overdue``, ``memory``.
 ``run`` is the operation's own code; ``busy`` adds Celery's work around it, in
-which the worker cannot do anything else either.
+which the worker cannot do anything else either. ``latency`` goes from when the
+operation was published, before any retry, until its worker has given the result away (the
+node stores it with its next step, within milliseconds); None if it is run again.
 
 The interface is that of Erlang's ``telemetry`` library.
 """

@@ -15,7 +15,8 @@ from pooltasks.dashboard.audit import AuditLog
 from pooltasks.dashboard.decided import RecentDecisions
 from pooltasks.dashboard.events import MOST, EventLog, deaths
 from pooltasks.dashboard.recent import RecentSamples, RunningCounts
-from pooltasks.metrics.collector import LEASE, Collector, Work, covered, health_of
+from pooltasks.metrics.collector import LEASE, Collector, covered, health_of
+from pooltasks.metrics.view import PoolWork
 from pooltasks.pools import Pool
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pooltasks.dashboard.watch import NodeWatch
-    from pooltasks.metrics.collector import HistoryPoint, PoolMetrics
+    from pooltasks.metrics.view import HistoryPoint, PoolMetrics
 
 STEPS = {60: 1, 300: 1, 900: 3, 3600: 12}
 """The windows of a page, in seconds, and how many seconds make one point of its charts."""
@@ -129,17 +130,19 @@ class PoolReader:
 
     def _metrics(self, window: int) -> PoolMetrics:
         """Return what ``Pool.metrics(window)`` would, without adding up the whole window."""
-        present = self._collector.metrics(_PRESENT)
+        present = self._collector.metrics(_PRESENT, by_operation=False)
         _, samples = self._samples.read(window)
         counts = self._counts[window].update(samples)
         live = any(node.state == "live" for node in present.nodes)
         known = counts if live and samples else None
-        ends = [one for its in samples.values() for one in (its[0], its[-1])]
+        spans = [
+            (one.at, one.sample.interval) for its in samples.values() for one in (its[0], its[-1])
+        ]
         objective, size = self.pool.settings.objective, sum(node.size for node in present.nodes)
         return replace(
             present,
             window=float(window),
-            work=Work.of(known, covered(ends, window)),
+            work=PoolWork.of(known, covered(spans, window)),
             health=health_of(objective, known, present.load, size) if known else None,
         )
 

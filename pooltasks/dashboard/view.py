@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pooltasks.dashboard.watch import Answer
-    from pooltasks.metrics.collector import HistoryPoint, NodeMetrics, PoolMetrics, Quantiles
     from pooltasks.metrics.health import Health
+    from pooltasks.metrics.view import HistoryPoint, NodeMetrics, PoolMetrics, Quantiles
     from pooltasks.pools import Pool
 
 

@@ -1,24 +1,29 @@
-"""Collector: the samples of all nodes, merged into one view of a pool.
-
-What is not known is None, never 0: a pool without a live node has no
-utilization, and a second without a sample no throughput.
-"""
+"""Collector: the samples of all nodes, merged into one view of a pool."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.health import Health, health
 from pooltasks.metrics.samples import HISTORY
+from pooltasks.metrics.view import (
+    HistoryPoint,
+    Load,
+    NodeMetrics,
+    NodeState,
+    PoolMetrics,
+    PoolWork,
+    Work,
+)
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pooltasks.metrics.histogram import Histogram
+    from pooltasks.metrics.sample import Sample
     from pooltasks.metrics.samples import QueueState, SampleStore, StoredSample
     from pooltasks.settings import Objective
 
@@ -27,127 +32,7 @@ STALE = 3.0
 LEASE = 15.0
 """Seconds of silence, or fifteen intervals, after which a node is no longer shown."""
 
-NodeState = Literal["live", "stale", "lost", "stopped"]
-"""``lost``: it fell silent without saying that it stops."""
-
-
-@dataclass(frozen=True)
-class Quantiles:
-    """How long things took, in seconds, within 2 %."""
-
-    count: int
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-    p999: float
-
-    @classmethod
-    def of(cls, histogram: Histogram) -> Quantiles | None:
-        """Return the quantiles of a histogram, None of an empty one."""
-        values = [histogram.quantile(q) for q in (0.5, 0.9, 0.99, 0.999)]
-        p50, p90, p99, p999 = values
-        if p50 is None or p90 is None or p99 is None or p999 is None:
-            return None
-        count = histogram.count
-        return cls(count, histogram.total / count, p50, p90, p99, p999)
-
-
-@dataclass(frozen=True)
-class NodeMetrics:
-    """One node as its last sample told it."""
-
-    name: str
-    state: Literal["live", "stale"]
-    silent: float
-    """Seconds since its last sample."""
-    size: int
-    warm: int
-    warming: int
-    busy: int
-    idle: int
-    reserved: int
-    utilization: float | None
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a pool's workers did in a span of time, all nodes together."""
-
-    operations: dict[Outcome, int] | None
-    """By outcome. A retry and a lost operation are run again and counted again."""
-    errors: dict[str, int] | None
-    """By category, those that were retried too."""
-    throughput: float | None
-    """Finished operations a second; retries and lost ones are not finished."""
-    error_rate: float | None
-    """Share (0–1) of the finished operations that failed."""
-    wait: Quantiles | None
-    run: Quantiles | None
-    utilization: float | None
-    """Busy seconds ÷ process seconds (0–1)."""
-    recoveries: int | None
-    """Workers that died and were replaced."""
-
-    @classmethod
-    def of(cls, counts: Counts | None, seconds: float) -> Work:
-        """Return the work of ``seconds``; nothing is known of it if ``counts`` is None."""
-        if counts is None:
-            return cls(None, None, None, None, None, None, None, None)
-        return cls(
-            operations={outcome: counts.outcomes[outcome] for outcome in Outcome},
-            errors={category.value: count for category, count in counts.categories.items()},
-            throughput=counts.finished / seconds,
-            error_rate=counts.error_rate,
-            wait=Quantiles.of(counts.wait),
-            run=Quantiles.of(counts.run),
-            utilization=counts.utilization,
-            recoveries=counts.recoveries,
-        )
-
-
-@dataclass(frozen=True)
-class Load:
-    """How a pool stands at one moment; each value None where it is not known."""
-
-    size: int | None
-    warm: int | None
-    warming: int | None
-    busy: int | None
-    idle: int | None
-    queue_depth: int | None
-    """Operations in the queue."""
-    backlog: int | None
-    """Those, and what nodes have reserved and no worker has started."""
-    oldest_age: float | None
-    """Seconds for which the oldest of the backlog has waited; 0 without backlog."""
-
-
-@dataclass(frozen=True)
-class PoolMetrics:
-    """A pool now, and what it did in the last ``window`` seconds."""
-
-    pool: str
-    at: float
-    """Server time, seconds since the epoch."""
-    window: float
-    load: Load
-    work: Work
-    nodes: tuple[NodeMetrics, ...]
-    health: Health | None
-
-
-@dataclass(frozen=True)
-class HistoryPoint:
-    """A pool in one step of its history."""
-
-    at: float
-    """Its beginning: server time, seconds since the epoch."""
-    complete: bool
-    """False of the step that is still going on."""
-    load: Load
-    """The highest value of each in the step."""
-    work: Work
+_Number = TypeVar("_Number", int, float)
 
 
 class Collector:
@@ -165,29 +50,46 @@ class Collector:
         self._interval = interval
         self._lease = LEASE * max(1.0, interval)
 
-    def metrics(self, window: float = 60.0) -> PoolMetrics:
-        """Return the pool now and its last ``window`` seconds (at most 3,600)."""
+    def metrics(self, window: float = 60.0, *, by_operation: bool = True) -> PoolMetrics:
+        """Return the pool now and its last ``window`` seconds (at most 3,600).
+
+        Args:
+            window: Seconds.
+            by_operation: Whether to read what each operation did, too.
+        """
         queue, samples = self._store.read(max(min(window, HISTORY), self._lease))
         nodes = tuple(
             node for name, its in sorted(samples.items()) if (node := _node(name, its, queue.at))
         )
         last = [its[-1] for its in samples.values()]
-        live = [one for one in last if state_of(one, queue.at) == "live"]
+        live = any(state_of(one, queue.at) == "live" for one in last)
         load = load_of(queue, last)
         within = [one for its in samples.values() for one in its if one.at > queue.at - window]
         counts = Counts.merged(one.sample.counts for one in within) if live and within else None
-        work = Work.of(counts, covered(within, window))
+        spans = [(one.at, one.sample.interval) for one in within]
         return PoolMetrics(
-            self._store.pool,
-            queue.at,
-            window,
-            load,
-            work,
-            nodes,
-            health_of(self._objective, counts, load, sum(node.size for node in nodes))
+            pool=self._store.pool,
+            at=queue.at,
+            window=window,
+            load=load,
+            work=PoolWork.of(counts, covered(spans, window)),
+            by_operation=self._by_operation(list(samples), queue.at, window)
+            if counts and by_operation
+            else None,
+            nodes=nodes,
+            health=health_of(self._objective, counts, load, sum(node.size for node in nodes))
             if counts
             else None,
         )
+
+    def _by_operation(self, nodes: Sequence[str], now: float, window: float) -> dict[str, Work]:
+        records = self._store.read_operations(nodes, now - window)
+        seconds = covered([(at, record.seconds) for at, record in records], window)
+        merged: dict[str, Counts] = {}
+        for _, record in records:
+            for name, counts in record.counts.items():
+                merged.setdefault(name, Counts()).add(counts)
+        return {name: Work.of(counts, seconds) for name, counts in sorted(merged.items())}
 
     def history(self, seconds: float = HISTORY, step: int = 1) -> list[HistoryPoint]:
         """Return the last ``seconds`` (at most 3,600) in steps of ``step`` seconds, oldest first.
@@ -214,7 +116,7 @@ class Collector:
                     at=float(number * step),
                     complete=(number + 1) * step <= queue.at,
                     load=_peak([loads[at] for at in second if at in loads]),
-                    work=Work.of(Counts.merged(its_counts) if its_counts else None, step),
+                    work=PoolWork.of(Counts.merged(its_counts) if its_counts else None, step),
                 )
             )
         return points
@@ -261,31 +163,46 @@ def _node(name: str, samples: Sequence[StoredSample], now: float) -> NodeMetrics
     """Return a node; None of one that has stopped or whose lease has ended."""
     last = samples[-1]
     sample = last.sample
-    match state_of(last, now):
-        case "live" | "stale" as state:
-            return NodeMetrics(
-                name=name,
-                state=state,
-                silent=max(0.0, now - last.at),
-                size=sample.size,
-                warm=sample.warm,
-                warming=max(0, sample.size - sample.warm),
-                busy=sample.busy,
-                idle=max(0, sample.warm - sample.busy),
-                reserved=sample.reserved,
-                utilization=sample.counts.utilization,
-            )
-    return None
+    state = state_of(last, now)
+    if state not in ("live", "stale"):
+        return None
+    return NodeMetrics(
+        name=name,
+        state=state,
+        silent=max(0.0, now - last.at),
+        size=sample.size,
+        warm=sample.warm,
+        warming=sample.warming,
+        spares=sample.spares,
+        busy=sample.busy,
+        idle=max(0, sample.warm - sample.busy),
+        reserved=sample.reserved,
+        utilization=sample.counts.utilization,
+        cpu=_cpu(sample),
+        memory=_memory(sample),
+    )
 
 
-def covered(samples: Iterable[StoredSample], window: float) -> float:
-    """Return the seconds of the window over which the pool has samples.
+def _cpu(sample: Sample) -> float | None:
+    its = sample.resources
+    return None if its is None else (its.node_cpu + its.workers_cpu) / sample.interval
 
-    The first and the last of each node are enough.
+
+def _memory(sample: Sample) -> int | None:
+    return None if sample.resources is None else sample.resources.pss
+
+
+def covered(spans: Sequence[tuple[float, float]], window: float) -> float:
+    """Return the seconds of the window over which something is known.
+
+    Args:
+        spans: When each sample or record was written, and the seconds before that it tells of.
+        window: Seconds.
     """
-    ends = [one.at for one in samples]
-    starts = [one.at - one.sample.interval for one in samples]
-    return min(window, max(ends) - min(starts)) if ends else window
+    if not spans:
+        return window
+    first = min(at - seconds for at, seconds in spans)
+    return min(window, max(at for at, _ in spans) - first)
 
 
 def load_of(queue: QueueState, last: Iterable[StoredSample]) -> Load:
@@ -297,26 +214,40 @@ def load_of(queue: QueueState, last: Iterable[StoredSample]) -> Load:
 
 def _load(queue: QueueState, nodes: Sequence[StoredSample], *, stale: bool) -> Load:
     """Return the load of the nodes that are live, as their last samples told it."""
+    age = queue.oldest_age
     if not nodes:
         # Without any node nothing can be reserved; a stale one may have something.
-        age = queue.oldest_age
-        backlog, age = (None, None) if stale else (queue.depth, age)
-        return Load(None, None, None, None, None, queue.depth, backlog, age)
+        known: dict[str, Any] = {**dict.fromkeys(_LOAD), "queue_depth": queue.depth}
+        if not stale:
+            known |= {"backlog": queue.depth, "oldest_age": age}
+        return Load(**known)
     its = [one.sample for one in nodes]
-    ages = [
-        sample.reserved_age + queue.at - one.at for one in nodes if (sample := one.sample).reserved
-    ]
-    in_queue = queue.oldest_age
+    ages = [one.sample.reserved_age + queue.at - one.at for one in nodes if one.sample.reserved]
+    reserved = sum(sample.reserved for sample in its)
     return Load(
         size=sum(sample.size for sample in its),
         warm=sum(sample.warm for sample in its),
-        warming=sum(max(0, sample.size - sample.warm) for sample in its),
+        warming=sum(sample.warming for sample in its),
+        spares=sum(sample.spares for sample in its),
         busy=sum(sample.busy for sample in its),
         idle=sum(max(0, sample.warm - sample.busy) for sample in its),
+        reserved=reserved,
         queue_depth=queue.depth,
-        backlog=queue.depth + sum(sample.reserved for sample in its),
-        oldest_age=None if in_queue is None else max([in_queue, *ages]),
+        backlog=queue.depth + reserved,
+        oldest_age=None if age is None else max([age, *ages]),
+        cpu=_sum(map(_cpu, its)),
+        memory=_sum(map(_memory, its)),
     )
+
+
+def _sum(values: Iterable[_Number | None]) -> _Number | None:
+    """Return the sum of all values; None if one is not known."""
+    total = None
+    for value in values:
+        if value is None:
+            return None
+        total = value if total is None else total + value
+    return total
 
 
 def _loads(samples: Mapping[str, Sequence[StoredSample]], first: int, end: int) -> dict[int, Load]:
@@ -340,18 +271,13 @@ def _loads(samples: Mapping[str, Sequence[StoredSample]], first: int, end: int) 
 
 def _peak(loads: Sequence[Load]) -> Load:
     """Return the highest known value of each."""
+    if len(loads) == 1:
+        return loads[0]
+    highest: dict[str, Any] = {}
+    for name in _LOAD:
+        known = [value for load in loads if (value := getattr(load, name)) is not None]
+        highest[name] = max(known, default=None)
+    return Load(**highest)
 
-    def highest(name: str) -> int | None:
-        return max((v for load in loads if (v := getattr(load, name)) is not None), default=None)
 
-    ages = [load.oldest_age for load in loads if load.oldest_age is not None]
-    return Load(
-        size=highest("size"),
-        warm=highest("warm"),
-        warming=highest("warming"),
-        busy=highest("busy"),
-        idle=highest("idle"),
-        queue_depth=highest("queue_depth"),
-        backlog=highest("backlog"),
-        oldest_age=max(ages, default=None),
-    )
+_LOAD = [field.name for field in fields(Load)]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FINISHED = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED, Outcome.REJECTED)
 """Outcomes after which an operation does not come back."""
+OTHER = "other"
+"""Stands for the operations that are not counted by name."""
 
 
 @dataclass
@@ -33,21 +35,15 @@ class Counts:
     """Seconds in which workers could have had one: since each became warm."""
     wait: Histogram = field(default_factory=Histogram)
     run: Histogram = field(default_factory=Histogram)
+    latency: Histogram = field(default_factory=Histogram)
+    """Of finished operations, from when they were first published, retries included."""
 
     @classmethod
     def merged(cls, several: Iterable[Counts]) -> Counts:
         """Return the sum of ``several``."""
-        parts = list(several)
-        whole = cls(
-            recoveries=sum(part.recoveries for part in parts),
-            busy=sum(part.busy for part in parts),
-            process=sum(part.process for part in parts),
-            wait=Histogram.merged(part.wait for part in parts),
-            run=Histogram.merged(part.run for part in parts),
-        )
-        for part in parts:
-            whole.outcomes.update(part.outcomes)
-            whole.categories.update(part.categories)
+        whole = cls()
+        for part in several:
+            whole.add(part)
         return whole
 
     def since(self, earlier: Counts) -> Counts:
@@ -60,7 +56,21 @@ class Counts:
             process=self.process - earlier.process,
             wait=self.wait.since(earlier.wait),
             run=self.run.since(earlier.run),
+            latency=self.latency.since(earlier.latency),
         )
+
+    def add(self, other: Counts) -> None:
+        """Add ``other`` to these."""
+        if other.outcomes:
+            self.outcomes.update(other.outcomes)
+        if other.categories:
+            self.categories.update(other.categories)
+        self.recoveries += other.recoveries
+        self.busy += other.busy
+        self.process += other.process
+        self.wait.merge(other.wait)
+        self.run.merge(other.run)
+        self.latency.merge(other.latency)
 
     @property
     def finished(self) -> int:

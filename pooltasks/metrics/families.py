@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from pooltasks.metrics.collector import NodeState
     from pooltasks.metrics.histogram import Histogram
     from pooltasks.metrics.standings import Standing
     from pooltasks.metrics.totals import Totals
+    from pooltasks.metrics.view import NodeState
     from pooltasks.settings import PoolSettings
 
 _SHOWN: tuple[NodeState, ...] = ("live", "stale", "lost")

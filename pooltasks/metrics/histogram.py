@@ -11,6 +11,11 @@ lie is not known.
 from __future__ import annotations
 
 import math
+import struct
+import sys
+from array import array
+from bisect import bisect_left
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,10 +45,12 @@ def lower_bound(bucket: int) -> float:
     return LOWEST * GROWTH ** (bucket - 1) if bucket else 0.0
 
 
-def _estimate(bucket: int) -> float:
-    if bucket == 0:
-        return LOWEST / 2
-    return lower_bound(bucket) * 2 * GROWTH / (1 + GROWTH)
+_ESTIMATES = [LOWEST / 2] + [
+    lower_bound(bucket) * 2 * GROWTH / (1 + GROWTH) for bucket in range(1, BUCKETS)
+]
+"""What is given for the values of each bucket."""
+_PREFIX = struct.Struct("<qHB")
+_TYPECODES = {array(code).itemsize: code for code in "BHIQ"}
 
 
 class Histogram:
@@ -77,10 +84,18 @@ class Histogram:
         """Return the histogram of all the values of several."""
         whole = cls()
         for histogram in histograms:
-            whole.total += histogram.total
-            for bucket, count in histogram.counts.items():
-                whole.counts[bucket] = whole.counts.get(bucket, 0) + count
+            whole.merge(histogram)
         return whole
+
+    def merge(self, other: Histogram) -> None:
+        """Count all the values of another."""
+        self.total += other.total
+        if not self.counts:
+            self.counts = other.counts.copy()
+            return
+        counts = self.counts
+        for bucket, count in other.counts.items():
+            counts[bucket] = counts.get(bucket, 0) + count
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
@@ -104,7 +119,7 @@ class Histogram:
     @property
     def squares(self) -> float:
         """Sum of the squares of the durations, in seconds²; within 4 %."""
-        return sum(count * _estimate(bucket) ** 2 for bucket, count in self.counts.items())
+        return sum(count * _ESTIMATES[bucket] ** 2 for bucket, count in self.counts.items())
 
     def quantile(self, q: float) -> float | None:
         """Return the shortest duration that a share ``q`` of all do not exceed.
@@ -118,17 +133,19 @@ class Histogram:
         Returns:
             Seconds; None of an empty histogram.
         """
-        if not self.counts:
-            return None
+        return self.quantiles((q,))[0] if self.counts else None
+
+    def quantiles(self, ratios: Iterable[float]) -> list[float]:
+        """Return several quantiles at once; see :meth:`quantile`.
+
+        Raises:
+            IndexError: The histogram is empty.
+        """
+        buckets = sorted(self.counts)
+        seen = list(accumulate(map(self.counts.__getitem__, buckets)))
         # 0.99 · 100 is a little above 99 in floating point.
-        rank = max(1, math.ceil(q * self.count - 1e-9))
-        seen = 0
-        bucket = 0
-        for bucket in sorted(self.counts):
-            seen += self.counts[bucket]
-            if seen >= rank:
-                break
-        return _estimate(bucket)
+        ranks = [max(1, math.ceil(q * seen[-1] - 1e-9)) for q in ratios]
+        return [_ESTIMATES[buckets[bisect_left(seen, rank)]] for rank in ranks]
 
     def share_above(self, seconds: float) -> float | None:
         """Return the share (0–1) of durations above ``seconds``; None if it is empty.
@@ -142,14 +159,21 @@ class Histogram:
         return above / self.count
 
     def encode(self) -> bytes:
-        """Return variable-length integers: the sum in ns, then each bucket's gap and count."""
-        numbers = [round(self.total * 1e9)]
-        last = 0
-        for bucket in sorted(self.counts):
-            if self.counts[bucket]:
-                numbers += [bucket - last, self.counts[bucket]]
-                last = bucket
-        return b"".join(map(_varint, numbers))
+        """Return bytes that :meth:`decode` reads at the speed of C.
+
+        The sum in ns, the first bucket, the width of what follows in bytes; the
+        gaps to the other buckets; all counts. Lowest byte first.
+        """
+        buckets = [bucket for bucket in sorted(self.counts) if self.counts[bucket]]
+        gaps = [bucket - last for last, bucket in pairwise(buckets)]
+        numbers = [*gaps, *map(self.counts.__getitem__, buckets)]
+        first = buckets[0] if buckets else 0
+        largest = max(numbers, default=0)
+        width = next(width for width in _TYPECODES if largest < 1 << 8 * width)
+        packed = array(_TYPECODES[width], numbers)
+        if sys.byteorder == "big":
+            packed.byteswap()
+        return _PREFIX.pack(round(self.total * 1e9), first, width) + packed.tobytes()
 
     @classmethod
     def decode(cls, encoded: bytes) -> Histogram:
@@ -158,37 +182,16 @@ class Histogram:
         Raises:
             ValueError: It did not write this.
         """
-        numbers = _varints(encoded)
-        if len(numbers) % 2 == 0:
-            raise ValueError(f"not an encoded histogram: {encoded[:40]!r}")
-        histogram = cls(total=numbers[0] / 1e9)
-        bucket = 0
-        for gap, count in zip(numbers[1::2], numbers[2::2], strict=True):
-            bucket += gap
-            histogram.counts[bucket] = count
+        try:
+            total, first, width = _PREFIX.unpack_from(encoded)
+            numbers = array(_TYPECODES[width], encoded[_PREFIX.size :])
+        except (struct.error, KeyError, ValueError):
+            raise ValueError(f"not an encoded histogram: {encoded[:40]!r}") from None
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        gaps = len(numbers) // 2
+        histogram = cls(total=total / 1e9)
+        # An empty one has a first bucket and no count.
+        buckets = accumulate(numbers[:gaps], initial=first)
+        histogram.counts = dict(zip(buckets, numbers[gaps:], strict=False))
         return histogram
-
-
-def _varint(number: int) -> bytes:
-    """Encode a natural number as in Protocol Buffers: 7 bits a byte, the lowest first."""
-    encoded = bytearray()
-    while number >= 0x80:  # noqa: PLR2004  the bit that says that more follows
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-def _varints(encoded: bytes) -> list[int]:
-    numbers: list[int] = []
-    number = shift = 0
-    for byte in encoded:
-        number |= (byte & 0x7F) << shift
-        if byte & 0x80:
-            shift += 7
-        else:
-            numbers.append(number)
-            number = shift = 0
-    if shift:
-        raise ValueError(f"not an encoded histogram: {encoded[:40]!r}")
-    return numbers

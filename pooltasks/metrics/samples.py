@@ -1,28 +1,23 @@
-"""Samples: a second of one node's numbers, an hour of them in Redis.
+"""The samples of a pool: an hour of them in Redis.
 
-A node appends to a stream of its own, so that nodes never contend, and the
+A node appends to streams of its own, so that nodes never contend, and the
 server gives each entry its time, so that the samples of all nodes are on one
 clock. The script that appends also reads the queue: one round trip a second.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pooltasks import keys
-from pooltasks.errors import Category
-from pooltasks.metrics.counts import Counts
-from pooltasks.metrics.histogram import Histogram
+from pooltasks.metrics.sample import OperationRecord, Sample
 from pooltasks.metrics.totals import ADD, LIFE, amounts
-from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import redis
 
@@ -32,6 +27,8 @@ HISTORY = 3600.0
 """Seconds of samples that are kept."""
 _MARGIN = 60.0
 _END_OF_TIME = 1e11  # seconds since the epoch: the year 5138
+_PAGE = 1000
+"""Entries that one script reads: about a millisecond of the server's time."""
 
 _QUEUE = """
 -- Keys from `first` on: the lists of one queue. Returns their length and when
@@ -56,21 +53,25 @@ local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 """
 
-# KEYS: the stream, the pool's nodes, its totals, what the node's last sample added
-# to them, the queue's lists.
+# KEYS: the pool's nodes, its totals, the node's samples, its operations, what its
+# last sample added to the totals, the queue's lists.
 # ARGV: node, entries to keep, ms to live, seconds to remember nodes, what the sample adds
-# to the totals, ms for them to live, fields of the sample.
+# to the totals, ms for them to live, the sample, what was done by operation ('' for nothing).
 _WRITE = f"""
 {_QUEUE}
 {ADD}
-local depth, oldest = queue(5)
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*',
-           'depth', depth, 'oldest', oldest, unpack(ARGV, 7))
-add(KEYS[3], KEYS[4], ARGV[5], ARGV[6], ARGV[3])
+local depth, oldest = queue(6)
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*',
+           'sample', depth .. ' ' .. oldest .. ' ' .. ARGV[7])
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
+if ARGV[8] ~= '' then
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[2], '*', 'operations', ARGV[8])
+end
+redis.call('PEXPIRE', KEYS[4], ARGV[3])
+add(KEYS[2], KEYS[5], ARGV[5], ARGV[6], ARGV[3])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.6f', now - ARGV[4]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('ZADD', KEYS[2], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.6f', now - ARGV[4]))
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return {{now, depth, oldest}}
 """
 
@@ -80,6 +81,16 @@ _READ = f"""
 local depth, oldest = queue(2)
 local first = string.format('%.6f', now - ARGV[1])
 return {{now, depth, oldest, redis.call('ZRANGEBYSCORE', KEYS[1], first, '+inf')}}
+"""
+
+# KEYS: a stream whose entries have one field. ARGV: first entry, how many at most.
+# Three strings instead of thousands: parsing those takes a client much longer.
+_PAGE_OF = """
+local ids, lengths, values = {}, {}, {}
+for i, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])) do
+  ids[i], lengths[i], values[i] = entry[1], #entry[2][2], entry[2][2]
+end
+return {table.concat(ids, ' '), table.concat(lengths, ' '), table.concat(values)}
 """
 
 
@@ -99,85 +110,6 @@ class QueueState:
         if not self.depth:
             return 0.0
         return None if self.published_at is None else max(0.0, self.at - self.published_at)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one node writes once every ``interval`` seconds."""
-
-    number: int
-    """Of the node's samples, from 0. One that may not have arrived is written
-    again with what came after it, under the same number: the last one counts."""
-    interval: float
-    size: int
-    """Workers that there should be."""
-    warm: int
-    busy: int
-    """Workers that have an operation."""
-    reserved: int
-    """Operations that the node took from the queue and no worker has started."""
-    reserved_age: float
-    """Seconds for which the oldest of those has waited; 0 if there are none."""
-    stopped: bool = False
-    """Whether it is the node's last."""
-    room: int | None = None
-    """The most workers that the host has memory and processors for; None: not known."""
-    counts: Counts = field(default_factory=Counts)
-    """Since the sample before."""
-
-    def fields(self) -> dict[str, bytes | str]:
-        """Return the fields of a stream entry."""
-        its = self.counts
-        rest = [
-            self.number,
-            self.interval,
-            self.size,
-            self.warm,
-            self.busy,
-            self.reserved,
-            round(self.reserved_age, 3),
-            int(self.stopped),
-            its.recoveries,
-            round(its.busy, 6),
-            round(its.process, 6),
-            its.outcomes,
-            its.categories,
-        ]
-        return {
-            "node": json.dumps(rest, separators=(",", ":")),
-            "wait": its.wait.encode(),
-            "run": its.run.encode(),
-            "room": "" if self.room is None else str(self.room),
-        }
-
-    @classmethod
-    def of(cls, fields: Mapping[bytes, bytes]) -> Sample:
-        """Return the sample of a stream entry."""
-        number, interval, size, warm, busy, reserved, age, stopped, *rest = json.loads(
-            fields[b"node"]
-        )
-        recoveries, busy_seconds, process_seconds, outcomes, categories = rest
-        counts = Counts(
-            outcomes=Counter({Outcome(name): count for name, count in outcomes.items()}),
-            categories=Counter({Category(name): count for name, count in categories.items()}),
-            recoveries=recoveries,
-            busy=busy_seconds,
-            process=process_seconds,
-            wait=Histogram.decode(fields[b"wait"]),
-            run=Histogram.decode(fields[b"run"]),
-        )
-        return cls(
-            number,
-            interval,
-            size,
-            warm,
-            busy,
-            reserved,
-            age,
-            stopped=bool(stopped),
-            room=int(fields[b"room"]) if fields[b"room"] else None,
-            counts=counts,
-        )
 
 
 @dataclass(frozen=True)
@@ -213,18 +145,20 @@ class SampleStore:
         self._write = client.register_script(_WRITE)
         self._read = client.register_script(_READ)
 
-    def write(self, node: str, sample: Sample) -> QueueState:
-        """Append a node's sample, and add what it counted to the totals of the pool.
+    def write(
+        self, node: str, sample: Sample, operations: OperationRecord | None = None
+    ) -> QueueState:
+        """Append a node's sample and what was done by operation; add it to the pool's totals.
 
         Raises:
             redis.RedisError: It may or may not have arrived.
         """
-        pairs = [part for pair in sample.fields().items() for part in pair]
         reply: Any = self._write(
             keys=[
-                keys.node_samples(self.pool, node),
                 keys.pool_nodes(self.pool),
                 keys.pool_totals(self.pool),
+                keys.node_samples(self.pool, node),
+                keys.node_operations(self.pool, node),
                 keys.node_counted(self.pool, node),
                 *self._lists,
             ],
@@ -235,7 +169,8 @@ class SampleStore:
                 HISTORY,
                 amounts(sample, self._objective),
                 int(LIFE * 1000),
-                *pairs,
+                sample.encode(),
+                b"" if operations is None else operations.encode(),
             ],
         )
         return _queue_state(*reply)
@@ -253,16 +188,48 @@ class SampleStore:
         now, depth, oldest, nodes = self.ask(self._client, seconds)
         queue = _queue_state(now, depth, oldest)
         names = [node.decode() for node in nodes]
-        first = max(0, int((queue.at - seconds) * 1000))
-        pipeline = self._client.pipeline(transaction=False)
-        for name in names:
-            pipeline.xrange(keys.node_samples(self.pool, name), min=str(first))
-        entries = pipeline.execute() if names else []
-        return queue, {
-            name: samples
-            for name, its in zip(names, entries, strict=True)
-            if (samples := _stored(its))
-        }
+        streams = [keys.node_samples(self.pool, name) for name in names]
+        stored = [_stored(entries) for entries in self._entries(streams, queue.at - seconds)]
+        return queue, {name: its for name, its in zip(names, stored, strict=True) if its}
+
+    def read_operations(
+        self, nodes: Iterable[str], since: float
+    ) -> list[tuple[float, OperationRecord]]:
+        """Return what ``nodes`` did by operation, each record with its time.
+
+        Args:
+            nodes: Their names.
+            since: Server time of the first record, seconds since the epoch.
+        """
+        records: list[tuple[float, OperationRecord]] = []
+        for entries in self._entries([keys.node_operations(self.pool, it) for it in nodes], since):
+            by_number = {}
+            for at, value in entries:
+                record = OperationRecord.decode(value)
+                by_number[record.number] = (at, record)
+            records += by_number.values()
+        return records
+
+    def _entries(self, streams: Sequence[str], since: float) -> list[list[tuple[float, bytes]]]:
+        """Return the entries of streams, each with its server time in seconds."""
+        found: dict[str, list[tuple[float, bytes]]] = {stream: [] for stream in streams}
+        first = dict.fromkeys(streams, str(max(0, int(since * 1000))))
+        while first:
+            pipeline = self._client.pipeline(transaction=False)
+            for stream, entry in first.items():
+                pipeline.eval(_PAGE_OF, 1, stream, entry, _PAGE)
+            pages = zip(list(first), pipeline.execute(), strict=True)
+            for stream, (ids, lengths, values) in pages:
+                entries = ids.split()
+                end = 0
+                for entry, length in zip(entries, map(int, lengths.split()), strict=True):
+                    begin, end = end, end + length
+                    found[stream].append((_time(entry), values[begin:end]))
+                if len(entries) < _PAGE:
+                    del first[stream]
+                else:
+                    first[stream] = f"({entries[-1].decode()}"
+        return list(found.values())
 
 
 def read_last(
@@ -286,21 +253,29 @@ def read_last(
     return [
         (
             _queue_state(now, depth, oldest),
-            [one for its in islice(entries, len(nodes)) for one in _stored(its)],
+            [
+                one
+                for its in islice(entries, len(nodes))
+                for one in _stored((_time(entry), fields[b"sample"]) for entry, fields in its)
+            ],
         )
         for now, depth, oldest, nodes in queues
     ]
 
 
-def _stored(entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[StoredSample]:
+def _time(entry: bytes) -> float:
+    """Return the server time of an entry in seconds since the epoch."""
+    return int(entry.partition(b"-")[0]) / 1000
+
+
+def _stored(entries: Iterable[tuple[float, bytes]]) -> list[StoredSample]:
     by_number: dict[int, StoredSample] = {}
-    for entry, fields in entries:
-        sample = Sample.of(fields)
-        at = int(entry.partition(b"-")[0]) / 1000
-        stored = StoredSample(sample, _queue_state(at, fields[b"depth"], fields[b"oldest"]))
+    for at, value in entries:
+        depth, oldest, encoded = value.split(b" ", 2)
+        sample = Sample.decode(encoded)
         # To the end: it is as late as its last version.
         by_number.pop(sample.number, None)
-        by_number[sample.number] = stored
+        by_number[sample.number] = StoredSample(sample, _queue_state(at, depth, oldest))
     return list(by_number.values())
 
 

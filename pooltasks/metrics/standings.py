@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import redis
     from celery import Celery
 
-    from pooltasks.metrics.collector import Load, NodeState
     from pooltasks.metrics.counts import Counts
     from pooltasks.metrics.decisions import PoolDecision
     from pooltasks.metrics.health import Health
     from pooltasks.metrics.samples import QueueState, StoredSample
+    from pooltasks.metrics.view import Load, NodeState
     from pooltasks.settings import PoolSettings
 
 WINDOW = 60.0

@@ -25,7 +25,7 @@ from pooltasks.telemetry import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pooltasks.metrics.samples import Sample
+    from pooltasks.metrics.sample import Sample
     from pooltasks.settings import Objective
 
 LIFE = 86_400.0

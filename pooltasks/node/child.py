@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pooltasks.node.pulse import Pulse
-    from pooltasks.node.scoreboard import Row
+    from pooltasks.node.row import Row
     from pooltasks.node.warmup import Plan
 
 WARMING = 64

@@ -17,7 +17,7 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from pooltasks import telemetry
 from pooltasks.errors import categorize
-from pooltasks.task import Operation, waited
+from pooltasks.task import Operation, taken, waited
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class OperationEvents:
         if run is None and not isinstance(task, Operation):
             run = busy  # a plain Celery task is not timed from inside
         category = None if error is None else categorize(error)
-        measurements = {"wait": self._wait, "run": run, "busy": busy}
+        # What is run again has no result yet.
+        latency = None if outcome is Outcome.RETRY else taken(request, self._clock.now())
+        measurements = {"wait": self._wait, "run": run, "busy": busy, "latency": latency}
         metadata = {**self._metadata, "outcome": outcome, "category": category, "exception": error}
         if error is None:
             telemetry.execute("operation.stop", measurements, metadata)

@@ -15,7 +15,7 @@ from pooltasks import telemetry
 from pooltasks.errors import ConfigurationError
 from pooltasks.node.headroom import Headroom
 from pooltasks.node.process_pool import WarmPool
-from pooltasks.node.sampler import Sampler
+from pooltasks.node.sampler import Sampler, Workforce
 from pooltasks.node.scoreboard import Scoreboard
 from pooltasks.node.upkeep import Upkeep
 from pooltasks.node.warmup import Plan, summary
@@ -68,7 +68,7 @@ class TaskPool(prefork.TaskPool):
                 extension.pool,
                 hostname,
                 self.scoreboard,
-                self._size_and_warm,
+                self._workforce,
                 room=lambda busy: headroom.room(self._pool.warm, busy),
             )
         # Every worker asks for it first of all, and billiard may import a parser of C to do so.
@@ -215,10 +215,18 @@ class TaskPool(prefork.TaskPool):
             "token": self._token,
         }
 
-    def _size_and_warm(self) -> tuple[int, int]:
+    def _workforce(self) -> Workforce:
         if self._pool is None:
-            return 0, 0
-        return self.num_processes, len(self._pool.serving)
+            return Workforce(0, 0, 0, 0, ())
+        staff = self._pool.staff()
+        pids = (*staff.serving, *staff.resting, *staff.cold)
+        return Workforce(
+            size=self._pool.size,
+            warm=len(staff.serving),
+            warming=len(staff.cold) + self._pool.coming,
+            spares=len(staff.resting),
+            pids=pids,
+        )
 
     def warm_and_cold(self) -> tuple[int, int]:
         """Return how many workers take operations and how many do not yet."""

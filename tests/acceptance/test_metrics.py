@@ -7,6 +7,7 @@ import math
 import os
 import random
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,12 +22,15 @@ from pooltasks.telemetry import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pooltasks.metrics.view import PoolMetrics, Work
+
 pytestmark = pytest.mark.timeout(120)
 
 FOUR_WORKERS = """
     [pools.code]
     imports = ["sample_operations"]
     pool_size = 4
+    spares = 1
     checkout_timeout = 30
 """
 
@@ -60,6 +64,29 @@ def exact_quantile(values: list[float], q: float) -> float:
     return sorted(values)[math.ceil(q * len(values)) - 1]
 
 
+def agrees_with_every_observation(work: Work, finished: list[dict[str, Any]]) -> None:
+    outcomes = Counter(event["outcome"] for event in finished)
+    assert {outcome: count for outcome, count in work.operations.items() if count} == outcomes
+    for what, quantiles in (("wait", work.wait), ("run", work.run), ("latency", work.latency)):
+        # What is run again has no latency yet.
+        values = [event[what] for event in finished if event[what] is not None]
+        assert quantiles.count == len(values)
+        for q, value in (
+            (0.5, quantiles.p50),
+            (0.9, quantiles.p90),
+            (0.99, quantiles.p99),
+            (0.999, quantiles.p999),
+        ):
+            assert value == pytest.approx(exact_quantile(values, q), rel=0.02)
+        assert quantiles.mean == pytest.approx(sum(values) / len(values), rel=1e-4)
+
+
+def told_of_all_operations(pool: Pool, number: int) -> PoolMetrics | None:
+    its = pool.metrics(600)
+    told = sum(sum(work.operations.values()) for work in its.by_operation.values())
+    return its if told == number else None
+
+
 def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: Pool) -> None:
     source = random.Random(1)
     calls: list[tuple[str, list[Any]]] = [
@@ -86,14 +113,21 @@ def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: 
     assert its.work.error_rate == pytest.approx(40 / 519)
     assert its.load.backlog == its.load.busy == 0
     assert its.load.idle == 4
+    assert its.load.spares == 1
 
     finished = events_of(deployment, "operation.stop", "operation.exception")
-    for what, quantiles in (("wait", its.work.wait), ("run", its.work.run)):
-        values = [event[what] for event in finished]
-        assert quantiles.count == len(values) == 534
-        for q, value in ((0.5, quantiles.p50), (0.9, quantiles.p90), (0.99, quantiles.p99)):
-            assert value == pytest.approx(exact_quantile(values, q), rel=0.02)
-        assert quantiles.mean == pytest.approx(sum(values) / len(values), rel=1e-4)
+    assert len(finished) == 534
+    agrees_with_every_observation(its.work, finished)
+    # Which operations did it may be told some seconds later.
+    its = wait_until(lambda: told_of_all_operations(pool, 534), "each operation is told")
+    for name in ("echo", "occupy", "fail", "fail_until", "ignore"):
+        operation = f"sample_operations.{name}"
+        agrees_with_every_observation(
+            its.by_operation[operation],
+            [event for event in finished if event["operation"] == operation],
+        )
+    assert its.by_operation["sample_operations.fail_until"].errors == {"connection": 15}
+    assert sum(one.throughput for one in its.by_operation.values()) > 0
 
     points = pool.history(600)
     assert sum(point.work.operations[Outcome.SUCCESS] for point in points if point.work.operations)
@@ -101,7 +135,7 @@ def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: 
     assert max(point.load.backlog or 0 for point in points) > 100
 
     ours = set(deployment.redis.keys("pooltasks:pool:*"))
-    assert len(ours) == 4
+    assert len(ours) == 5
     totals = keys.pool_totals("code")
     assert 0 < deployment.redis.ttl(totals) <= 86_400
     assert all(0 < deployment.redis.ttl(key) <= 3660 for key in ours - {totals})

@@ -17,7 +17,8 @@ from pooltasks.dashboard.watch import Answer, NodeWatch
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.decisions import DecisionStore, PoolDecision
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.samples import QueueState, Sample, SampleStore, StoredSample
+from pooltasks.metrics.sample import Sample
+from pooltasks.metrics.samples import QueueState, SampleStore, StoredSample
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
 
@@ -78,7 +79,7 @@ def now_of(client: redis.Redis) -> float:
 def put(client: redis.Redis, its: Sample, age: float, node: str = NODE) -> None:
     """Write a sample as of ``age`` seconds ago."""
     now = now_of(client)
-    fields = {**its.fields(), "depth": 0, "oldest": ""}
+    fields = {"sample": b"0  " + its.encode()}
     client.xadd(keys.node_samples("code", node), fields, id=f"{int((now - age) * 1000)}-{0}")
     client.zadd(keys.pool_nodes("code"), {node: now - age})
 

@@ -21,7 +21,8 @@ from pooltasks.metrics.decisions import DecisionStore, PoolDecision
 from pooltasks.metrics.families import families
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.prometheus import PoolCollector, register
-from pooltasks.metrics.samples import Sample, SampleStore
+from pooltasks.metrics.sample import Sample
+from pooltasks.metrics.samples import SampleStore
 from pooltasks.metrics.standings import Standings
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
@@ -78,6 +79,7 @@ def sample(number: int = 0, **changes: Any) -> Sample:
         "interval": 1.0,
         "size": 3,
         "warm": 2,
+        "warming": 1,
         "busy": 1,
         "reserved": 1,
         "reserved_age": 0.5,
@@ -144,7 +146,7 @@ def test_a_pool_is_shown_as_its_nodes_tell_it(
     store: SampleStore, client: redis.Redis, scrape: Callable[[], Scraped]
 ) -> None:
     store.write("a", sample(counts=counted(5, 2)))
-    store.write("b", sample(size=2, busy=0, reserved=0))
+    store.write("b", sample(size=2, warming=0, busy=0, reserved=0))
     client.lpush("pool.code", "not", "to be read")
     client.hset(keys.dead_letters("pool.code"), "one", "letter")
 

@@ -17,7 +17,8 @@ from pooltasks.cli import pool as commands
 from pooltasks.errors import ConfigurationError
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.samples import QueueState, Sample, StoredSample
+from pooltasks.metrics.sample import Sample
+from pooltasks.metrics.samples import QueueState, StoredSample
 from pooltasks.optimizer.staffing import Goal
 from pooltasks.settings import Settings
 from pooltasks.simulator.recorded import RecordedService, Replay, record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,8 @@ from pooltasks.metrics.collector import Collector
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.health import health
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.samples import HISTORY, Sample, SampleStore
+from pooltasks.metrics.sample import OperationRecord, Resources, Sample
+from pooltasks.metrics.samples import HISTORY, SampleStore
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
 
@@ -76,6 +76,7 @@ def worked(successes: int, failures: int = 0) -> Counts:
         process=2.0,
         wait=histogram(*[0.001] * (successes + failures)),
         run=histogram(*[0.1] * (successes + failures)),
+        latency=histogram(*[0.101] * (successes + failures)),
     )
 
 
@@ -89,7 +90,7 @@ def put(client: redis.Redis, node: str, its: Sample, age: float, depth: int = 0)
     at = now_of(client) - age
     client.xadd(
         keys.node_samples("code", node),
-        {"depth": depth, "oldest": "", **its.fields()},
+        {"sample": f"{depth}  ".encode() + its.encode()},
         id=f"{int(at * 1000)}-{its.number}",
     )
     client.zadd(keys.pool_nodes("code"), {node: at})
@@ -116,7 +117,11 @@ def test_a_sample_is_read_as_it_was_written(store: SampleStore) -> None:
             process=4.0,
             wait=histogram(0.01, 0.2),
             run=histogram(0.1, 3.0),
+            latency=histogram(0.11, 3.2),
         ),
+        warming=1,
+        spares=2,
+        resources=Resources(0.25, 1.5, 60 << 20, 200 << 20, 110 << 20),
     )
     store.write("a", written)
     _, samples = store.read(10)
@@ -125,9 +130,9 @@ def test_a_sample_is_read_as_it_was_written(store: SampleStore) -> None:
 
 
 def test_every_key_has_a_time_to_live(store: SampleStore, client: redis.Redis) -> None:
-    store.write("a", sample())
+    store.write("a", sample(), OperationRecord(0, 1.0, {"echo": worked(1)}))
     found = {key.decode() for key in client.keys("*")}
-    assert len(found) == 4
+    assert len(found) == 5
     totals = keys.pool_totals("code")
     assert 86_000 < client.ttl(totals) <= 86_400
     assert all(HISTORY < client.ttl(key) <= HISTORY + 60 for key in found - {totals})
@@ -182,7 +187,8 @@ def test_nodes_and_seconds_add_up(client: redis.Redis, collector: Collector) -> 
     assert its.work.run.p99 == pytest.approx(0.1, rel=0.02)
     load = its.load
     assert (load.size, load.warm, load.busy, load.idle, load.warming) == (4, 4, 1, 3, 0)
-    assert (load.queue_depth, load.backlog) == (5, 7)
+    assert (load.queue_depth, load.reserved, load.backlog) == (5, 2, 7)
+    assert load.cpu is load.memory is None  # no node has said
     assert load.oldest_age == pytest.approx(4, abs=0.5)
     assert [node.state for node in its.nodes] == ["live", "live"]
 
@@ -297,17 +303,22 @@ def test_longer_steps_merge_counts_and_keep_peaks(
     assert coarse[5].work.throughput == 1
 
 
-def test_an_hour_of_four_nodes_fits_in_twenty_megabytes() -> None:
-
-    source = random.Random(5)
-    its = worked(0)
-    its.outcomes = Counter({Outcome.SUCCESS: 290, Outcome.FAILURE: 9, Outcome.RETRY: 1})
-    its.categories = Counter({Category.PYTHON: 8, Category.TIMEOUT: 2})
-    its.wait = histogram(*[source.expovariate(1 / 0.02) for _ in range(300)])
-    its.run = histogram(*[source.expovariate(1 / 0.1) for _ in range(300)])
-    fields = sample(3600, busy=4, reserved=8, reserved_age=0.123, counts=its).fields()
-    size = sum(len(name) + len(value) + 8 for name, value in fields.items())
-    assert 4 * 3600 * size < 20e6
+def test_what_was_done_by_operation_adds_up_too(store: SampleStore, collector: Collector) -> None:
+    store.write("a", sample(0), OperationRecord(0, 1.0, {"echo": worked(3), "work": worked(2, 1)}))
+    store.write("a", sample(1))
+    # Its reply was lost: it is written again with what came after it.
+    store.write("a", sample(2), OperationRecord(2, 2.0, {"echo": worked(4)}))
+    store.write("a", sample(2), OperationRecord(2, 2.0, {"echo": worked(6)}))
+    store.write("b", sample(0), OperationRecord(0, 1.0, {"work": worked(5)}))
+    its = collector.metrics().by_operation
+    assert its is not None
+    assert list(its) == ["echo", "work"]
+    assert its["echo"].operations[Outcome.SUCCESS] == 9
+    assert its["work"].operations[Outcome.SUCCESS] == 7
+    assert its["work"].errors == {"python": 1}
+    assert its["work"].run.count == 8
+    assert its["work"].latency.p99 == pytest.approx(0.101, rel=0.02)
+    assert its["work"].busy == 2.0
 
 
 @pytest.mark.parametrize(

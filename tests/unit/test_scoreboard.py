@@ -11,30 +11,44 @@ import pytest
 
 from pooltasks import telemetry
 from pooltasks.errors import Category
-from pooltasks.metrics.counts import Counts
-from pooltasks.node import scoreboard
-from pooltasks.node.scoreboard import Reading, Row, Scoreboard
+from pooltasks.metrics.counts import OTHER, Counts
+from pooltasks.node.row import MOST_OPERATIONS, Row
+from pooltasks.node.scoreboard import Scoreboard
 from pooltasks.telemetry import Outcome
 
 
+def start(row: Row, wait: float | None = 0.001, name: str = "echo") -> None:
+    row.start(name, wait)
+
+
+def finish(
+    row: Row,
+    outcome: Outcome = Outcome.SUCCESS,
+    category: Category | None = None,
+    run: float | None = 0.002,
+    name: str = "echo",
+) -> None:
+    row.finish(name, outcome, category, run, None if run is None else run + 0.001)
+
+
 def counts(board: Scoreboard) -> Counts:
-    return board.collect()[0].since(Reading.zero())
+    """What was done since the last call."""
+    return board.collect()[0].counts
 
 
 def is_consistent(row: Row) -> tuple[bool, int]:
     """Whether the counters agree with each other, and how many operations are finished."""
-    words = row.read()
-    section = {
-        "outcomes": sum(words[scoreboard._OUTCOME : scoreboard._CATEGORY]),
-        "wait": sum(words[scoreboard._WAIT : scoreboard._RUN]),
-        "run": sum(words[scoreboard._RUN :]),
-    }
-    running = bool(words[scoreboard._STARTED])
-    finished = section["outcomes"]
-    return section["run"] == finished and section["wait"] == finished + running, finished
+    reading = row.read()
+    its = Counts.merged(counts for _, counts in reading.since(None))
+    finished = sum(its.outcomes.values())
+    return (
+        its.run.count == its.latency.count == finished
+        and its.wait.count == finished + bool(reading.started),
+        finished,
+    )
 
 
-def test_operations_are_counted_by_outcome_category_wait_and_run() -> None:
+def test_operations_are_counted_by_outcome_category_wait_run_and_latency() -> None:
     board = Scoreboard()
     row = board.row(0)
     board.serves(0)
@@ -45,8 +59,8 @@ def test_operations_are_counted_by_outcome_category_wait_and_run() -> None:
         (Outcome.FAILURE, Category.PYTHON, None, 0.4),
         (Outcome.FAILURE, Category.RESOURCE, 80.0, None),
     ]:
-        row.start(wait)
-        row.finish(outcome, category, run)
+        start(row, wait)
+        finish(row, outcome, category, run)
     its = counts(board)
     assert its.outcomes == {Outcome.SUCCESS: 2, Outcome.RETRY: 1, Outcome.FAILURE: 2}
     assert its.categories == {
@@ -54,11 +68,53 @@ def test_operations_are_counted_by_outcome_category_wait_and_run() -> None:
         Category.PYTHON: 1,
         Category.RESOURCE: 1,
     }
-    assert (its.wait.count, its.run.count) == (4, 4)
+    assert (its.wait.count, its.run.count, its.latency.count) == (4, 4, 4)
     assert its.wait.total == pytest.approx(80.06)
+    assert its.latency.total == pytest.approx(1.004)
     assert its.run.quantile(1) == pytest.approx(0.4, rel=0.02)
     assert its.finished == 4
     assert its.error_rate == 0.5
+
+
+def test_each_operation_is_counted_by_its_name() -> None:
+    board = Scoreboard()
+    rows = [board.row(0), board.row(1)]
+    for number, row in enumerate(rows):
+        for name, run in [("echo", 0.001), ("work", 0.1), ("work", 0.1)]:
+            start(row, name=name)
+            finish(row, run=run, name=name)
+        start(row, name="only one" if number else "echo")
+        finish(row, Outcome.FAILURE, Category.PYTHON, name="only one" if number else "echo")
+    activity, _ = board.collect()
+    its = activity.operations
+    assert {name: dict(counts.outcomes) for name, counts in its.items()} == {
+        "echo": {Outcome.SUCCESS: 2, Outcome.FAILURE: 1},
+        "work": {Outcome.SUCCESS: 4},
+        "only one": {Outcome.FAILURE: 1},
+    }
+    assert its["work"].run.quantile(0.5) == pytest.approx(0.1, rel=0.02)
+    assert its["work"].latency.quantile(0.5) == pytest.approx(0.101, rel=0.02)
+    assert its["echo"].busy > 0
+    assert Counts.merged(its.values()).run == activity.counts.run
+    assert board.collect()[0].operations == {}
+
+
+def test_more_operations_than_have_a_name_are_counted_together() -> None:
+    board = Scoreboard()
+    rows = [board.row(0), board.row(1)]
+    for number in range(MOST_OPERATIONS + 8):
+        for worker, row in enumerate(rows):
+            name = f"worker{worker}.operation{number}"
+            start(row, name=name)
+            finish(row, name=name)
+    long = "long" * 100
+    start(rows[0], name=long)
+    finish(rows[0], name=long)
+    activity, _ = board.collect()
+    its = activity.operations
+    assert len(its) == MOST_OPERATIONS
+    assert its[OTHER].finished == 2 * 8 + 1 + MOST_OPERATIONS + 1
+    assert activity.counts.finished == 2 * (MOST_OPERATIONS + 8) + 1
 
 
 def test_utilization_counts_the_present_operation_up_to_now(
@@ -70,44 +126,47 @@ def test_utilization_counts_the_present_operation_up_to_now(
     row = board.row(0)
     board.serves(0)
     clock[0] += 1_000_000_000
-    row.start(0.0)
+    start(row, 0.0)
     clock[0] += 2_000_000_000
     first, busy = board.collect()
     assert busy == 1
-    assert first.since(Reading.zero()).busy == 2.0
-    assert first.since(Reading.zero()).process == 3.0
+    assert first.counts.busy == 2.0
+    assert first.counts.process == 3.0
+    assert not first.operations["echo"].busy
     clock[0] += 1_000_000_000
-    row.finish(Outcome.SUCCESS, None, 3.0)
+    finish(row, run=3.0)
     clock[0] += 4_000_000_000
     second, busy = board.collect()
     assert busy == 0
-    assert second.since(first).busy == 1.0
-    assert second.since(first).process == 5.0
-    assert second.since(Reading.zero()).utilization == pytest.approx(3 / 8)
+    assert second.counts.busy == 1.0
+    assert second.counts.process == 5.0
+    assert second.operations["echo"].busy == 3.0
+    whole = Counts.merged([first.counts, second.counts])
+    assert whole.utilization == pytest.approx(3 / 8)
 
 
 def test_a_cold_worker_has_no_process_seconds() -> None:
     board = Scoreboard()
     board.row(0)
-    assert counts(board).process == 0
-    assert counts(board).utilization is None
+    its = counts(board)
+    assert its.process == 0
+    assert its.utilization is None
 
 
-def test_two_readings_give_what_went_on_between_them() -> None:
+def test_each_look_gives_what_went_on_since_the_last() -> None:
     board = Scoreboard()
     rows = [board.row(0), board.row(1)]
     for row in rows:
-        row.start(0.1)
-        row.finish(Outcome.SUCCESS, None, 0.1)
-    first, _ = board.collect()
-    rows[1].start(0.1)
-    rows[1].finish(Outcome.FAILURE, Category.PYTHON, 0.1)
-    second, _ = board.collect()
-    assert second.since(first).outcomes == {Outcome.FAILURE: 1}
-    parts = [first.since(Reading.zero()), second.since(first)]
-    whole = second.since(Reading.zero())
-    assert Counts.merged(parts).outcomes == whole.outcomes
-    assert Counts.merged(parts).run == whole.run
+        start(row)
+        finish(row)
+    first = counts(board)
+    start(rows[1])
+    finish(rows[1], Outcome.FAILURE, Category.PYTHON)
+    second = counts(board)
+    assert first.outcomes == {Outcome.SUCCESS: 2}
+    assert second.outcomes == {Outcome.FAILURE: 1}
+    assert second.run.count == second.wait.count == 1
+    assert counts(board) == Counts()
 
 
 @pytest.mark.parametrize(
@@ -123,22 +182,24 @@ def test_a_row_is_used_again_and_what_its_dead_worker_did_is_kept(
     board = Scoreboard()
     row = board.row(0)
     board.serves(0)
-    row.start(0.1)
-    row.finish(Outcome.SUCCESS, None, 0.1)
-    row.start(0.1)
+    start(row)
+    finish(row)
+    start(row, name="deadly")
     assert board.died(0, timed_out=timed_out)
-    after_death = counts(board)
-    assert after_death.outcomes == {Outcome.SUCCESS: 1, outcome: 1}
-    assert after_death.categories == {category: 1}
-    assert after_death.process == counts(board).process  # nobody serves
+    after_death, _ = board.collect()
+    assert after_death.counts.outcomes == {Outcome.SUCCESS: 1, outcome: 1}
+    assert after_death.counts.categories == {category: 1}
+    assert after_death.operations["deadly"].outcomes == {outcome: 1}
+    assert counts(board).process == 0  # nobody serves
 
     assert board.row(0) is row
     board.serves(0)
-    row.start(0.1)
-    row.finish(Outcome.SUCCESS, None, 0.1)
+    start(row, name="another")
+    finish(row, name="another")
     assert not board.died(0)
-    assert counts(board).outcomes == {Outcome.SUCCESS: 2, outcome: 1}
-    assert counts(board).run.count == 2
+    activity, _ = board.collect()
+    assert activity.counts.outcomes == {Outcome.SUCCESS: 1}
+    assert activity.operations.keys() == {"another"}
 
 
 class Dying:
@@ -157,16 +218,16 @@ class Dying:
         self.words[place] = value
 
 
-@pytest.mark.parametrize("stores", range(12))
+@pytest.mark.parametrize("stores", range(15))
 def test_a_change_is_made_wholly_or_not_at_all_wherever_it_ends(stores: int) -> None:
     row = Row()
-    row.start(0.5)
-    row.finish(Outcome.SUCCESS, None, 0.5)
+    start(row, 0.5)
+    finish(row, Outcome.SUCCESS, None, 0.5)
     whole = row._words
     row._words = Dying(whole, stores)
     try:
-        row.start(0.5)
-        row.finish(Outcome.FAILURE, Category.PYTHON, 0.5)
+        start(row, 0.5)
+        finish(row, Outcome.FAILURE, Category.PYTHON, 0.5)
     except KeyboardInterrupt:
         pass
     row._words = whole
@@ -174,10 +235,11 @@ def test_a_change_is_made_wholly_or_not_at_all_wherever_it_ends(stores: int) -> 
     assert consistent
     assert finished in (1, 2)
     # The same process may go on, as after a time limit.
-    row.start(0.5)
-    row.finish(Outcome.SUCCESS, None, None)
-    assert sum(row.read()[scoreboard._OUTCOME : scoreboard._CATEGORY]) >= 2
-    assert not row.read()[scoreboard._STARTED]
+    start(row, 0.5)
+    finish(row, Outcome.SUCCESS, None, None)
+    its = Counts.merged(counts for _, counts in row.read().since(None))
+    assert sum(its.outcomes.values()) >= 2
+    assert not row.read().started
 
 
 def test_a_worker_killed_at_any_moment_leaves_a_consistent_row() -> None:
@@ -190,11 +252,11 @@ def test_a_worker_killed_at_any_moment_leaves_a_consistent_row() -> None:
         ready, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
-            row.start(0.001)
+            start(row, 0.001)
             os.write(tell, b"x")
             while True:
-                row.finish(Outcome.SUCCESS, None, 0.002)
-                row.start(0.001)
+                finish(row, Outcome.SUCCESS, None, 0.002)
+                start(row, 0.001)
         os.read(ready, 1)
         time.sleep(source.uniform(0, 0.003))  # the moment of the kill
         os.kill(pid, signal.SIGKILL)
@@ -219,17 +281,13 @@ def test_the_node_reads_while_the_worker_writes_and_loses_nothing() -> None:
     pid = os.fork()
     if pid == 0:
         for _ in range(20_000):
-            row.start(0.001)
-            row.finish(Outcome.SUCCESS, None, 0.002)
+            start(row, 0.001)
+            finish(row, Outcome.SUCCESS, None, 0.002)
         os._exit(0)
-    before = Reading.zero()  # The worker counts from the moment of the fork.
     parts = []
     while os.waitpid(pid, os.WNOHANG)[0] == 0:
-        reading, _ = board.collect()
-        parts.append(reading.since(before))
-        before = reading
-    reading, _ = board.collect()
-    parts.append(reading.since(before))
+        parts.append(counts(board))
+    parts.append(counts(board))
     whole = Counts.merged(parts)
     assert whole.outcomes == {Outcome.SUCCESS: 20_000}
     assert whole.run.count == whole.wait.count == 20_000
@@ -241,12 +299,13 @@ def test_the_row_listens_to_the_telemetry_of_its_worker(monkeypatch: pytest.Monk
     monkeypatch.setattr(telemetry, "_handlers", {})
     board = Scoreboard()
     board.row(0).attach()
-    telemetry.execute("worker.checkout", {"wait": 0.1}, {})
+    telemetry.execute("worker.checkout", {"wait": 0.1}, {"operation": "echo"})
     telemetry.execute(
         "worker.checkin",
-        {"wait": 0.1, "run": 0.2, "busy": 0.3},
-        {"outcome": Outcome.FAILURE, "category": Category.SESSION},
+        {"wait": 0.1, "run": 0.2, "busy": 0.3, "latency": 0.4},
+        {"operation": "echo", "outcome": Outcome.FAILURE, "category": Category.SESSION},
     )
     its = counts(board)
     assert its.outcomes == {Outcome.FAILURE: 1}
     assert its.categories == {Category.SESSION: 1}
+    assert its.latency.quantile(1) == pytest.approx(0.4, rel=0.02)

@@ -13,7 +13,8 @@ from pooltasks import keys
 from pooltasks.errors import Category
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import BUCKETS, Histogram, bucket_of, lower_bound
-from pooltasks.metrics.samples import Sample, SampleStore
+from pooltasks.metrics.sample import Sample
+from pooltasks.metrics.samples import SampleStore
 from pooltasks.metrics.totals import Totals, bounds
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome

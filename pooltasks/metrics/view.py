@@ -1,0 +1,178 @@
+"""The view of a pool: what the samples of all its nodes say together.
+
+What is not known is None, never 0: a pool without a live node has no
+utilization, and a second without a sample no throughput.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pooltasks.telemetry import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pooltasks.metrics.counts import Counts
+    from pooltasks.metrics.health import Health
+    from pooltasks.metrics.histogram import Histogram
+
+
+NodeState = Literal["live", "stale", "lost", "stopped"]
+"""``lost``: it fell silent without saying that it stops."""
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """How long things took, in seconds, within 2 %."""
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    p999: float
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> Quantiles | None:
+        """Return the quantiles of a histogram, None of an empty one."""
+        if not histogram.counts:
+            return None
+        count = histogram.count
+        return cls(count, histogram.total / count, *histogram.quantiles((0.5, 0.9, 0.99, 0.999)))
+
+
+@dataclass(frozen=True)
+class NodeMetrics:
+    """One node as its last sample told it."""
+
+    name: str
+    state: Literal["live", "stale"]
+    silent: float
+    """Seconds since its last sample."""
+    size: int
+    warm: int
+    warming: int
+    spares: int
+    busy: int
+    idle: int
+    reserved: int
+    utilization: float | None
+    cpu: float | None
+    """CPU seconds a second, of the node and its workers."""
+    memory: int | None
+    """Bytes of the node and its workers; what they share is counted once."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was done in a span of time, all nodes together."""
+
+    operations: dict[Outcome, int] | None
+    """By outcome. A retry and a lost operation are run again and counted again."""
+    errors: dict[str, int] | None
+    """By category, those that were retried too."""
+    throughput: float | None
+    """Finished operations a second; retries and lost ones are not finished."""
+    error_rate: float | None
+    """Share (0–1) of the finished operations that failed."""
+    wait: Quantiles | None
+    run: Quantiles | None
+    latency: Quantiles | None
+    """Of finished operations: from being published, before any retry, to the result."""
+    busy: float | None
+    """Seconds in which workers had an operation."""
+
+    @classmethod
+    def of(cls, counts: Counts | None, seconds: float) -> Work:
+        """Return the work of ``seconds``; nothing is known of it if ``counts`` is None."""
+        if counts is None:
+            return cls(None, None, None, None, None, None, None, None)
+        return cls(
+            operations={outcome: counts.outcomes[outcome] for outcome in Outcome},
+            errors={category.value: count for category, count in counts.categories.items()},
+            throughput=counts.finished / seconds,
+            error_rate=counts.error_rate,
+            wait=Quantiles.of(counts.wait),
+            run=Quantiles.of(counts.run),
+            latency=Quantiles.of(counts.latency),
+            busy=counts.busy,
+        )
+
+
+@dataclass(frozen=True)
+class PoolWork(Work):
+    """What a pool's workers did in a span of time, all nodes together."""
+
+    utilization: float | None = None
+    """Busy seconds ÷ process seconds (0–1)."""
+    recoveries: int | None = None
+    """Workers that died and were replaced."""
+
+    @classmethod
+    def of(cls, counts: Counts | None, seconds: float) -> PoolWork:
+        """Return the work of ``seconds``; nothing is known of it if ``counts`` is None."""
+        work = Work.of(counts, seconds)
+        if counts is None:
+            return cls(**vars(work))
+        return cls(**vars(work), utilization=counts.utilization, recoveries=counts.recoveries)
+
+
+@dataclass(frozen=True)
+class Load:
+    """How a pool stands at one moment; each value None where it is not known."""
+
+    size: int | None
+    """Workers that there should be, without spares."""
+    warm: int | None
+    """Workers that are given operations."""
+    warming: int | None
+    """Workers that are not warm yet."""
+    spares: int | None
+    """Warm workers beyond the size."""
+    busy: int | None
+    idle: int | None
+    reserved: int | None
+    """Operations that nodes took from the queue and no worker has started."""
+    queue_depth: int | None
+    """Operations in the queue."""
+    backlog: int | None
+    """Those, and what is reserved."""
+    oldest_age: float | None
+    """Seconds for which the oldest of the backlog has waited; 0 without backlog."""
+    cpu: float | None
+    """CPU seconds a second, of all nodes and workers."""
+    memory: int | None
+    """Bytes of all nodes and workers; what those of a node share is counted once."""
+
+
+@dataclass(frozen=True)
+class PoolMetrics:
+    """A pool now, and what it did in the last ``window`` seconds."""
+
+    pool: str
+    at: float
+    """Server time, seconds since the epoch."""
+    window: float
+    load: Load
+    work: PoolWork
+    by_operation: Mapping[str, Work] | None
+    """What each operation had of it; None if that is not known: no node is live, or it was not
+    asked for. A node counts 32 operations by name, those that it ran first, and all others as
+    ``other``. Of a busy pool with many operations the newest seconds may still be missing."""
+    nodes: tuple[NodeMetrics, ...]
+    health: Health | None
+
+
+@dataclass(frozen=True)
+class HistoryPoint:
+    """A pool in one step of its history."""
+
+    at: float
+    """Its beginning: server time, seconds since the epoch."""
+    complete: bool
+    """False of the step that is still going on."""
+    load: Load
+    """The highest value of each in the step."""
+    work: PoolWork
