@@ -22,6 +22,10 @@
 | ``pooltasks:pool:<name>:totals``      | hash   | counter → what the pool ever  | a day after   |
 |                                       |        | did; times in µs              | the last      |
 |                                       |        |                               | sample        |
+| ``pooltasks:pool:<name>:by_name``     | hash   | ``count:<outcome>:<name>`` →  | the same      |
+|                                       |        | the same by operation;        |               |
+|                                       |        | ``order:<name>``, ``names``:  |               |
+|                                       |        | which have a name             |               |
 | ``pooltasks:pool:<name>:counted:<n>`` | string | JSON: what the last sample of | one hour      |
 |                                       |        | node ``<n>`` added to them    | after it      |
 | ``pooltasks:pool:<name>:operations:`` | stream | what node ``<n>`` did, by     | the same      |
@@ -159,6 +163,11 @@ def hosts_wanted(pool: str) -> str:
 def pool_audit(pool: str) -> str:
     """Return the stream of what operators did to a pool."""
     return f"{PREFIX}pool:{pool}:audit"
+
+
+def pool_totals_by_name(pool: str) -> str:
+    """Return the hash of what each operation of a pool ever did."""
+    return f"{PREFIX}pool:{pool}:by_name"
 
 
 def node_operations(pool: str, node: str) -> str:

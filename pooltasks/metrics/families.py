@@ -9,13 +9,15 @@ the objective allows have a counter of their own, ``…_late_total``.
 from __future__ import annotations
 
 from bisect import bisect_left
-from itertools import accumulate
+from collections import Counter
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from pooltasks import keys
 from pooltasks.errors import Category
+from pooltasks.metrics.counts import OTHER
 from pooltasks.metrics.histogram import lower_bound
 from pooltasks.metrics.totals import bounds
 from pooltasks.settings import CONTROL_POOL
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from pooltasks.metrics.totals import Totals
     from pooltasks.metrics.view import NodeState
     from pooltasks.settings import PoolSettings
+
+_MOST_BY_NAME = 1250
+"""Series of operations by name, shared evenly by the pools, so that a scrape stays small."""
+_ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE)
+"""Outcomes that an operation shows before it has had them; rates need a zero to start from."""
 
 _SHOWN: tuple[NodeState, ...] = ("live", "stale", "lost")
 
@@ -56,6 +63,7 @@ def families(
         *_of_totals(
             {pool: its.totals for pool, its in standings.items() if its.totals is not None}
         ),
+        _of_operations(standings),
         *_of_durations(pools, standings),
     ]
 
@@ -94,6 +102,12 @@ def _of_settings(pools: Mapping[str, PoolSettings]) -> list[Metric]:
 def _of_load(standings: Mapping[str, Standing]) -> list[Metric]:
     size = _Gauge("pooltasks_size", "Workers that the live nodes should have.", "pool")
     workers = _Gauge("pooltasks_workers", "Workers of the live nodes.", "pool", "state")
+    spares = _Gauge("pooltasks_spares", "Warm workers beyond the size.", "pool")
+    memory = _Gauge(
+        "pooltasks_memory_bytes",
+        "Memory of the live nodes and their workers, what those of a node share counted once.",
+        "pool",
+    )
     length = _Gauge("pooltasks_queue_length", "Operations in the queue.", "pool")
     backlog = _Gauge(
         "pooltasks_backlog", "Operations that no worker has started, reserved ones too.", "pool"
@@ -107,11 +121,13 @@ def _of_load(standings: Mapping[str, Standing]) -> list[Metric]:
         size.show([pool], load.size)
         for state in ("busy", "idle", "warming"):
             workers.show([pool, state], getattr(load, state))
+        spares.show([pool], load.spares)
+        memory.show([pool], load.memory)
         length.show([pool], load.queue_depth)
         backlog.show([pool], load.backlog)
         age.show([pool], load.oldest_age)
         dead.show([pool], standing.dead_letters)
-    return [size, workers, length, backlog, age, dead]
+    return [size, workers, spares, memory, length, backlog, age, dead]
 
 
 def _of_nodes(standings: Mapping[str, Standing]) -> list[Metric]:
@@ -168,6 +184,9 @@ def _of_totals(totals: Mapping[str, Totals]) -> list[Metric]:
     process = CounterMetricFamily(
         "pooltasks_process_seconds", "Time in which workers could have one.", labels=["pool"]
     )
+    cpu = CounterMetricFamily(
+        "pooltasks_cpu_seconds", "CPU time of nodes and workers.", labels=["pool"]
+    )
     for pool, its in totals.items():
         counts = its.counts
         for outcome in Outcome:
@@ -178,7 +197,29 @@ def _of_totals(totals: Mapping[str, Totals]) -> list[Metric]:
         recoveries.add_metric([pool], counts.recoveries)
         busy.add_metric([pool], counts.busy)
         process.add_metric([pool], counts.process)
-    return [operations, errors, late, recoveries, busy, process]
+        cpu.add_metric([pool], its.cpu)
+    return [operations, errors, late, recoveries, busy, process, cpu]
+
+
+def _of_operations(standings: Mapping[str, Standing]) -> Metric:
+    """Return the operations by name: where that is too many, the first ones and the rest."""
+    family = CounterMetricFamily(
+        "pooltasks_operations_by_name",
+        "Operations that left a worker; those that have no name of their own as 'other'.",
+        labels=["pool", "name", "outcome"],
+    )
+    most = max(1, _MOST_BY_NAME // (len(Outcome) * max(1, len(standings))))
+    for pool, standing in standings.items():
+        shown = standing.by_name
+        if len(shown) > most:
+            first = dict(islice(shown.items(), most - 1))
+            rest = (counts for name, counts in shown.items() if name not in first)
+            shown = {**first, OTHER: sum(rest, Counter())}
+        for name, counts in shown.items():
+            for outcome in Outcome:
+                if outcome in _ALWAYS or counts[outcome]:
+                    family.add_metric([pool, name, outcome], counts[outcome])
+    return family
 
 
 def _of_durations(

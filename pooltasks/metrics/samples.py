@@ -17,16 +17,18 @@ from pooltasks.metrics.sample import OperationRecord, Sample
 from pooltasks.metrics.totals import ADD, LIFE, amounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import redis
 
     from pooltasks.settings import Objective
+    from pooltasks.telemetry import Outcome
 
 HISTORY = 3600.0
 """Seconds of samples that are kept."""
 _MARGIN = 60.0
 _END_OF_TIME = 1e11  # seconds since the epoch: the year 5138
+_NOTHING: Mapping[str, Mapping[Outcome, int]] = {}
 _PAGE = 1000
 """Entries that one script reads: about a millisecond of the server's time."""
 
@@ -53,22 +55,22 @@ local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 """
 
-# KEYS: the pool's nodes, its totals, the node's samples, its operations, what its
+# KEYS: the pool's nodes, its totals, those by name, the node's samples, its operations, what its
 # last sample added to the totals, the queue's lists.
 # ARGV: node, entries to keep, ms to live, seconds to remember nodes, what the sample adds
 # to the totals, ms for them to live, the sample, what was done by operation ('' for nothing).
 _WRITE = f"""
 {_QUEUE}
 {ADD}
-local depth, oldest = queue(6)
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*',
+local depth, oldest = queue(7)
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[2], '*',
            'sample', depth .. ' ' .. oldest .. ' ' .. ARGV[7])
-redis.call('PEXPIRE', KEYS[3], ARGV[3])
-if ARGV[8] ~= '' then
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[2], '*', 'operations', ARGV[8])
-end
 redis.call('PEXPIRE', KEYS[4], ARGV[3])
-add(KEYS[2], KEYS[5], ARGV[5], ARGV[6], ARGV[3])
+if ARGV[8] ~= '' then
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[2], '*', 'operations', ARGV[8])
+end
+redis.call('PEXPIRE', KEYS[5], ARGV[3])
+add(KEYS[2], KEYS[3], KEYS[6], ARGV[5], ARGV[6], ARGV[3])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.6f', now - ARGV[4]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -146,9 +148,19 @@ class SampleStore:
         self._read = client.register_script(_READ)
 
     def write(
-        self, node: str, sample: Sample, operations: OperationRecord | None = None
+        self,
+        node: str,
+        sample: Sample,
+        operations: OperationRecord | None = None,
+        outcomes: Mapping[str, Mapping[Outcome, int]] = _NOTHING,
     ) -> QueueState:
-        """Append a node's sample and what was done by operation; add it to the pool's totals.
+        """Append a node's sample, and add it to the pool's totals.
+
+        Args:
+            node: Its name.
+            sample: What its workers did together.
+            operations: What they did by operation, in the time that it says.
+            outcomes: How often each operation ended how, in the time of the sample.
 
         Raises:
             redis.RedisError: It may or may not have arrived.
@@ -157,6 +169,7 @@ class SampleStore:
             keys=[
                 keys.pool_nodes(self.pool),
                 keys.pool_totals(self.pool),
+                keys.pool_totals_by_name(self.pool),
                 keys.node_samples(self.pool, node),
                 keys.node_operations(self.pool, node),
                 keys.node_counted(self.pool, node),
@@ -167,7 +180,7 @@ class SampleStore:
                 math.ceil(HISTORY / sample.interval),
                 int((HISTORY + _MARGIN) * 1000),
                 HISTORY,
-                amounts(sample, self._objective),
+                amounts(sample, self._objective, outcomes),
                 int(LIFE * 1000),
                 sample.encode(),
                 b"" if operations is None else operations.encode(),

@@ -15,7 +15,7 @@ from pooltasks.broker.queues import lists_of
 from pooltasks.metrics.collector import LEASE, health_of, load_of, state_of
 from pooltasks.metrics.decisions import last_decision
 from pooltasks.metrics.samples import SampleStore, read_last
-from pooltasks.metrics.totals import Totals
+from pooltasks.metrics.totals import Totals, by_name
 from pooltasks.settings import CONTROL_POOL
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pooltasks.metrics.samples import QueueState, StoredSample
     from pooltasks.metrics.view import Load, NodeState
     from pooltasks.settings import PoolSettings
+    from pooltasks.telemetry import Outcome
 
 WINDOW = 60.0
 """Seconds of which the health score speaks; longer if standings are read less often."""
@@ -48,6 +49,8 @@ class Standing:
     health: Health | None
     """None until standings were read twice."""
     totals: Totals | None
+    by_name: dict[str, Counter[Outcome]]
+    """Totals by operation and outcome, the operation that was seen first first."""
     dead_letters: int
     decision: PoolDecision | None
     """The optimizer's last, None if it has made none for as long as a node is shown."""
@@ -96,12 +99,14 @@ class Standings:
         pipeline = self._client.pipeline(transaction=False)
         for pool in self.pools:
             pipeline.hgetall(keys.pool_totals(pool))
+            pipeline.hgetall(keys.pool_totals_by_name(pool))
             pipeline.hlen(keys.dead_letters(keys.queue(pool)))
             pipeline.xrevrange(keys.decisions(pool), count=1)
         replies = iter(pipeline.execute())
         for queue, samples in last:
-            totals, dead, decisions = Totals.of(next(replies)), next(replies), next(replies)
-            yield _Reading(queue, samples, totals, dead, last_decision(decisions))
+            totals, named = Totals.of(next(replies)), by_name(next(replies))
+            dead, decisions = next(replies), next(replies)
+            yield _Reading(queue, samples, totals, named, dead, last_decision(decisions))
 
     def _a_window_before(
         self, now: float, totals: dict[str, Totals | None]
@@ -123,6 +128,7 @@ class _Reading:
     queue: QueueState
     last: list[StoredSample]
     totals: Totals | None
+    by_name: dict[str, Counter[Outcome]]
     dead_letters: int
     decision: PoolDecision | None
 
@@ -141,6 +147,7 @@ class _Reading:
             utilization=_utilization([sample.counts for sample in live]),
             health=health_of(settings.objective, lately, load, wanted) if live and lately else None,
             totals=self.totals,
+            by_name=self.by_name,
             dead_letters=self.dead_letters,
             decision=self.decision if is_decided else None,
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pooltasks.errors import Category
-from pooltasks.metrics.counts import Counts
+from pooltasks.metrics.counts import OTHER, Counts
 from pooltasks.metrics.histogram import BUCKETS, Histogram, bucket_of
 from pooltasks.telemetry import Outcome
 
@@ -37,19 +37,41 @@ _REST = BUCKETS - 1
 _SUM = "sum"
 _MICRO = 1e6
 
-ADD = """
--- Add the amounts of a sample (JSON: number, amounts) to the hash of totals.
--- `counted` holds what the node's last sample added: if this is the same one
--- again, the difference is added.
-local function add(totals, counted, json, life, memory)
+MOST_NAMED = 32
+"""Operations of a pool that are counted by name, the first that it runs."""
+
+ADD = f"""
+-- Add the amounts of a sample (JSON: number, amounts, operations) to the hash of
+-- totals and that of totals by name. `counted` holds what the node's last sample
+-- added: if this is the same one again, the difference is added.
+local function named(by_name, operation)
+  if operation == '{OTHER}' or redis.call('HEXISTS', by_name, 'order:' .. operation) == 1 then
+    return operation
+  end
+  local names = tonumber(redis.call('HGET', by_name, 'names') or 0)
+  if names >= {MOST_NAMED} then return '{OTHER}' end
+  redis.call('HSET', by_name, 'order:' .. operation, names, 'names', names + 1)
+  return operation
+end
+local function add(totals, by_name, counted, json, life, memory)
   local sample = cjson.decode(json)
   local last = redis.call('GET', counted)
   last = last and cjson.decode(last)
-  local before = last and last.number == sample.number and last.amounts or {}
+  local again = last and last.number == sample.number
+  local before = again and last.amounts or {{}}
   for field, amount in pairs(sample.amounts) do
     redis.call('HINCRBY', totals, field, string.format('%.0f', amount - (before[field] or 0)))
   end
   redis.call('PEXPIRE', totals, life)
+  local before = again and last.operations or {{}}
+  for operation, outcomes in pairs(sample.operations) do
+    local name, was = named(by_name, operation), before[operation] or {{}}
+    for outcome, amount in pairs(outcomes) do
+      redis.call('HINCRBY', by_name, 'count:' .. outcome .. ':' .. name,
+                 string.format('%.0f', amount - (was[outcome] or 0)))
+    end
+  end
+  redis.call('PEXPIRE', by_name, life)
   redis.call('SET', counted, json, 'PX', memory)
 end
 """
@@ -63,14 +85,23 @@ def bounds(objective: Objective) -> list[int]:
     return sorted({*map(bucket_of, _LADDER), bucket_of(objective.wait_ms / 1000)})
 
 
-def amounts(sample: Sample, objective: Objective) -> str:
-    """Return what a sample adds to its pool's totals, as the script reads it."""
-    counts = sample.counts
+def amounts(
+    sample: Sample, objective: Objective, outcomes: Mapping[str, Mapping[Outcome, int]]
+) -> str:
+    """Return what a sample adds to its pool's totals, as the script reads it.
+
+    Args:
+        sample: What a node's workers did together.
+        objective: Of the pool.
+        outcomes: How often each operation ended how.
+    """
+    counts, used = sample.counts, sample.resources
     allowed = bucket_of(objective.wait_ms / 1000)
     its = {
         "busy": round(counts.busy * _MICRO),
         "process": round(counts.process * _MICRO),
         "recoveries": counts.recoveries,
+        "cpu": round((used.node_cpu + used.workers_cpu) * _MICRO) if used else 0,
         # Counted now: a later objective must not change what has been counted.
         "late": sum(count for bucket, count in counts.wait.counts.items() if bucket > allowed),
         **{f"outcome:{outcome}": count for outcome, count in counts.outcomes.items()},
@@ -82,7 +113,8 @@ def amounts(sample: Sample, objective: Objective) -> str:
             its[f"{name}:{_SUM}"] = round(histogram.total * _MICRO)
         for bucket, count in _coarse(histogram, limits).items():
             its[f"{name}:{bucket}"] = count
-    return json.dumps({"number": sample.number, "amounts": its}, separators=(",", ":"))
+    whole = {"number": sample.number, "amounts": its, "operations": outcomes}
+    return json.dumps(whole, separators=(",", ":"))
 
 
 def _coarse(histogram: Histogram, limits: Sequence[int]) -> Counter[int]:
@@ -102,6 +134,8 @@ class Totals:
     """With few buckets."""
     late: int
     """Operations that waited longer than the objective of their time allowed."""
+    cpu: float
+    """CPU seconds of all nodes and workers."""
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Totals | None:
@@ -121,7 +155,25 @@ class Totals:
             wait=_histogram(by_kind.get("wait", {})),
             run=_histogram(by_kind.get("run", {})),
         )
-        return cls(counts, by_kind["late"][""])
+        return cls(counts, by_kind["late"][""], by_kind["cpu"][""] / _MICRO)
+
+
+def by_name(fields: Mapping[bytes, bytes]) -> dict[str, Counter[Outcome]]:
+    """Return how often each operation ended how, the first that was seen first.
+
+    Args:
+        fields: The hash of the totals by name.
+    """
+    order: dict[str, float] = {OTHER: MOST_NAMED}
+    counts: dict[str, Counter[Outcome]] = {}
+    for field, value in fields.items():
+        kind, _, rest = field.decode().partition(":")
+        if kind == "order":
+            order[rest] = int(value)
+        elif kind == "count":
+            outcome, _, name = rest.partition(":")
+            counts.setdefault(name, Counter())[Outcome(outcome)] = int(value)
+    return dict(sorted(counts.items(), key=lambda it: order[it[0]]))
 
 
 def _histogram(amounts: Mapping[str, int]) -> Histogram:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pooltasks.node.scoreboard import Scoreboard
+    from pooltasks.telemetry import Outcome
 
 logger = get_logger(__name__)
 
@@ -91,6 +93,7 @@ class Sampler:
         self._used = self._meter.read(())
         # What no sample has told that has arrived, and no record of operations.
         self._counts = Counts()
+        self._outcomes: dict[str, Counter[Outcome]] = {}
         self._operations: dict[str, Counts] = {}
         self._operations_since = time.monotonic()
         self._operation_bytes = _FIRST_SECONDS * OPERATION_BYTES
@@ -124,6 +127,8 @@ class Sampler:
         self._counts.add(activity.counts)
         for name, counts in activity.operations.items():
             self._operations.setdefault(name, Counts()).add(counts)
+            if counts.outcomes:
+                self._outcomes.setdefault(name, Counter()).update(counts.outcomes)
         its = self._workforce()
         usage = self._meter.read(its.pids)
         reserved = [
@@ -155,7 +160,7 @@ class Sampler:
         )
         operations = self._due_operations(last=stopped)
         try:
-            queue = self._store.write(self.node, sample, operations)
+            queue = self._store.write(self.node, sample, operations, self._outcomes)
         except redis.RedisError as error:
             # Nothing is lost: the next sample holds what this one held.
             if not self._silent:
@@ -164,7 +169,7 @@ class Sampler:
             self._record_may_have_arrived |= operations is not None
             return
         self._silent = False
-        self._counts, self._used = Counts(), usage
+        self._counts, self._outcomes, self._used = Counts(), {}, usage
         self._number += 1
         if operations is not None:
             self._operations = {}

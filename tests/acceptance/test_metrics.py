@@ -17,6 +17,7 @@ from deployment import DEADLINE, Deployment, wait_until
 from pooltasks import Pool, keys
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.samples import SampleStore
+from pooltasks.metrics.totals import by_name
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -127,6 +128,16 @@ def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: 
             [event for event in finished if event["operation"] == operation],
         )
     assert its.by_operation["sample_operations.fail_until"].errors == {"connection": 15}
+    named = by_name(
+        {
+            k.encode(): v
+            for k, v in deployment.redis.hgetall(keys.pool_totals_by_name("code")).items()
+        }
+    )
+    assert named == {
+        operation: {outcome: count for outcome, count in work.operations.items() if count}
+        for operation, work in its.by_operation.items()
+    }
     assert sum(one.throughput for one in its.by_operation.values()) > 0
 
     points = pool.history(600)
@@ -135,10 +146,10 @@ def test_under_load_everything_is_counted_exactly(deployment: Deployment, pool: 
     assert max(point.load.backlog or 0 for point in points) > 100
 
     ours = set(deployment.redis.keys("pooltasks:pool:*"))
-    assert len(ours) == 5
-    totals = keys.pool_totals("code")
-    assert 0 < deployment.redis.ttl(totals) <= 86_400
-    assert all(0 < deployment.redis.ttl(key) <= 3660 for key in ours - {totals})
+    assert len(ours) == 6
+    totals = {keys.pool_totals("code"), keys.pool_totals_by_name("code")}
+    assert all(0 < deployment.redis.ttl(key) <= 86_400 for key in totals)
+    assert all(0 < deployment.redis.ttl(key) <= 3660 for key in ours - totals)
 
 
 def test_a_worker_killed_in_the_middle_is_one_lost_operation_and_one_recovery(

@@ -21,7 +21,7 @@ from pooltasks.metrics.decisions import DecisionStore, PoolDecision
 from pooltasks.metrics.families import families
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.prometheus import PoolCollector, register
-from pooltasks.metrics.sample import Sample
+from pooltasks.metrics.sample import Resources, Sample
 from pooltasks.metrics.samples import SampleStore
 from pooltasks.metrics.standings import Standings
 from pooltasks.settings import Objective
@@ -115,7 +115,7 @@ class Scraped:
             for its in family.samples
         }
 
-    def __call__(self, name: str, **labels: str) -> float | None:
+    def __call__(self, name: str, /, **labels: str) -> float | None:
         """Return the value of a series, None if there is no such one."""
         return self.values.get((f"pooltasks_{name}", frozenset(labels.items())))
 
@@ -145,8 +145,13 @@ def scrape(read: Standings) -> Callable[[], Scraped]:
 def test_a_pool_is_shown_as_its_nodes_tell_it(
     store: SampleStore, client: redis.Redis, scrape: Callable[[], Scraped]
 ) -> None:
-    store.write("a", sample(counts=counted(5, 2)))
-    store.write("b", sample(size=2, warming=0, busy=0, reserved=0))
+    used = Resources(node_cpu=0.1, workers_cpu=0.4, node_rss=9, workers_rss=90, pss=50)
+    store.write(
+        "a",
+        sample(counts=counted(5, 2), resources=used),
+        outcomes={"shop.buy": {Outcome.SUCCESS: 5, Outcome.FAILURE: 2}},
+    )
+    store.write("b", sample(spares=2, resources=used, size=2, warming=0, busy=0, reserved=0))
     client.lpush("pool.code", "not", "to be read")
     client.hset(keys.dead_letters("pool.code"), "one", "letter")
 
@@ -161,6 +166,12 @@ def test_a_pool_is_shown_as_its_nodes_tell_it(
     assert its("workers", state="busy", **code) == 1
     assert its("workers", state="idle", **code) == 3
     assert its("workers", state="warming", **code) == 1
+    assert its("spares", **code) == 2
+    assert its("memory_bytes", **code) == 100
+    assert its("cpu_seconds_total", **code) == 1
+    assert its("operations_by_name_total", name="shop.buy", outcome="success", **code) == 5
+    assert its("operations_by_name_total", name="shop.buy", outcome="failure", **code) == 2
+    assert its("operations_by_name_total", name="shop.buy", outcome="lost", **code) is None
     assert its("queue_length", **code) == 2
     assert its("backlog", **code) == 3
     assert its("dead_letters", **code) == 1
@@ -303,7 +314,10 @@ def test_fifty_pools_and_two_hundred_operations_are_less_than_five_thousand_seri
     app = make_app(pools=pools)
     for pool in pools:
         store = SampleStore(client, pool, [keys.queue(pool)], Objective())
-        store.write("a", sample())
+        # The most series that there can be: each operation has ended in every way.
+        outcomes = {f"shop.{number}": dict.fromkeys(Outcome, number + 1) for number in range(4)}
+        used = Resources(node_cpu=0.1, workers_cpu=0.4, node_rss=9, workers_rss=90, pss=50)
+        store.write("a", sample(resources=used), outcomes=outcomes)
     read = Standings(app, client)
     read.read()
     made = families(read.pools, read.read(), up=True)
@@ -313,7 +327,36 @@ def test_fifty_pools_and_two_hundred_operations_are_less_than_five_thousand_seri
     text = generate_latest(registry).decode()
     # 13 ms on an idle machine; what a scrape may take is 50 ms.
     assert time.thread_time() - started < 0.2
-    assert 3000 < len(Scraped(text).values) < 5000
+    series = Scraped(text)
+    assert 3000 < len(series.values) < 5000
+    for number in range(4):
+        labels = {"pool": "pool-49", "name": f"shop.{number}", "outcome": "lost"}
+        assert series("operations_by_name_total", **labels) == number + 1
+
+
+def test_operations_beyond_what_a_scrape_may_hold_are_shown_together(
+    make_app: Callable[..., PoolApp], client: redis.Redis
+) -> None:
+    pools: dict[str, Any] = {f"pool-{number}": {} for number in range(50)}
+    store = SampleStore(client, "pool-7", ["pool.pool-7"], Objective())
+
+    def shown(number: int, outcomes: dict[str, dict[Outcome, int]]) -> dict[str, float]:
+        store.write("a", sample(number), outcomes=outcomes)
+        read = Standings(make_app(pools=pools), client)
+        its = scraped(Fixed(lambda: families(read.pools, read.read(), up=True))).values
+        return {
+            dict(labels)["name"]: value
+            for (name, labels), value in its.items()
+            if name == "pooltasks_operations_by_name_total" and ("outcome", "success") in labels
+        }
+
+    first = {f"shop.{place}": {Outcome.SUCCESS: place} for place in range(4)}
+    assert len(shown(0, {"shop.0": {Outcome.SUCCESS: 0}})) == 1
+    for number, (name, outcomes) in enumerate(first.items(), 1):
+        before = shown(number, {name: outcomes})
+    assert before == {f"shop.{place}": place for place in range(4)}
+    after = shown(9, {"shop.4": {Outcome.SUCCESS: 10}})
+    assert after == {"shop.0": 0, "shop.1": 1, "shop.2": 2, "other": 13}
 
 
 class Source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import fakeredis
@@ -13,9 +14,9 @@ from pooltasks import keys
 from pooltasks.errors import Category
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import BUCKETS, Histogram, bucket_of, lower_bound
-from pooltasks.metrics.sample import Sample
+from pooltasks.metrics.sample import Resources, Sample
 from pooltasks.metrics.samples import SampleStore
-from pooltasks.metrics.totals import Totals, bounds
+from pooltasks.metrics.totals import MOST_NAMED, Totals, bounds, by_name
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
 
@@ -109,7 +110,47 @@ def test_an_idle_pool_has_totals_of_zero_and_one_without_samples_none(
 ) -> None:
     assert Totals.of(client.hgetall(keys.pool_totals("code"))) is None
     store.write("a", sample(0, Counts()))
-    assert totals(client) == Totals(Counts(), 0)
+    assert totals(client) == Totals(Counts(), late=0, cpu=0.0)
+
+
+def test_processor_time_adds_up(client: redis.Redis, store: SampleStore) -> None:
+    for node, used in (("a", 0.25), ("b", 0.5)):
+        its = Resources(node_cpu=used, workers_cpu=1.0, node_rss=1, workers_rss=1, pss=None)
+        store.write(node, replace(sample(0, Counts()), resources=its))
+    assert totals(client).cpu == pytest.approx(2.75)
+
+
+def test_each_operation_has_totals_by_outcome_that_outlive_nodes(
+    client: redis.Redis, store: SampleStore
+) -> None:
+    def named() -> dict[str, Counter[Outcome]]:
+        return by_name(client.hgetall(keys.pool_totals_by_name("code")))
+
+    assert named() == {}
+    success, retry = Outcome.SUCCESS, Outcome.RETRY
+    store.write("a/1", sample(0, Counts()), outcomes={"shop.buy": {success: 2}})
+    store.write("a/1", sample(1, Counts()), outcomes={"shop.buy": {success: 1}})
+    # The reply to that was lost: it is written again, with what came after it.
+    store.write(
+        "a/1", sample(1, Counts()), outcomes={"shop.buy": {success: 4, retry: 1}, "b:c": {retry: 1}}
+    )
+    store.write("a/2", sample(0, Counts()), outcomes={"shop.buy": {success: 1}})
+    assert named() == {"shop.buy": {success: 7, retry: 1}, "b:c": {retry: 1}}
+
+
+def test_operations_beyond_the_first_ones_are_counted_together(
+    client: redis.Redis, store: SampleStore
+) -> None:
+    for number in range(2):
+        for operation in range(MOST_NAMED + 10):
+            one = sample(number * 100 + operation, Counts())
+            store.write("a", one, outcomes={f"shop.{operation}": {Outcome.SUCCESS: 1}})
+    # A node has a rest of its own.
+    store.write("b", sample(0, Counts()), outcomes={"other": {Outcome.SUCCESS: 5}})
+    named = by_name(client.hgetall(keys.pool_totals_by_name("code")))
+    assert list(named) == [*(f"shop.{number}" for number in range(MOST_NAMED)), "other"]
+    assert named["shop.0"] == {Outcome.SUCCESS: 2}
+    assert named["other"] == {Outcome.SUCCESS: 25}
 
 
 def test_few_buckets_say_exactly_what_the_fine_ones_say(
