@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import redis
 
+from benchmarks import telemetry as observed
 from benchmarks import tuning as parameters
 from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Round, Size, measure
 from benchmarks.policies import comparisons, lines
@@ -129,6 +130,43 @@ def broker(
         json_path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     if failures:
         raise SystemExit(1)
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=6, show_default=True)
+@click.option(
+    "--operations",
+    type=click.IntRange(min=100),
+    default=12_000,
+    show_default=True,
+    help="Drained in a round, with telemetry and without.",
+)
+@click.option("--only-costs", is_flag=True, help="Leave out the rounds.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file."
+)
+def telemetry(rounds: int, operations: int, only_costs: bool, json_path: Path | None) -> None:
+    """Measure what telemetry and metrics cost: throughput, memory, time."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pooltasks-bench-") as folder,
+        EmbeddedServer(Path(folder) / "data") as server,
+        redis.Redis.from_url(server.url) as client,
+    ):
+        figures = [
+            observed.event(),
+            *observed.stored(client, server.url),
+            *observed.scrape(client, server.url),
+        ]
+        document: dict[str, Any] = {}
+        if not only_costs:
+            size = Size(operations, round_trips=100)
+            measured = observed.throughput(rounds, size, client, server.url, Path(folder))
+            figures = [*measured.figures(), *figures]
+            document["rounds"] = asdict(measured)
+    click.echo("\n".join(map(str, figures)))
+    if json_path is not None:
+        document["figures"] = [{**it._asdict(), "holds": it.holds} for it in figures]
+        json_path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
 
 @main.command()

@@ -59,14 +59,15 @@ class Counts:
             latency=self.latency.since(earlier.latency),
         )
 
-    def add(self, other: Counts) -> None:
-        """Add ``other`` to these."""
+    def add(self, other: Counts, *, busy: bool = True) -> None:
+        """Add ``other`` to these, its busy seconds too unless they are counted already."""
         if other.outcomes:
             self.outcomes.update(other.outcomes)
         if other.categories:
             self.categories.update(other.categories)
         self.recoveries += other.recoveries
-        self.busy += other.busy
+        if busy:
+            self.busy += other.busy
         self.process += other.process
         self.wait.merge(other.wait)
         self.run.merge(other.run)

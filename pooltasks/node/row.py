@@ -29,12 +29,15 @@ from typing import TYPE_CHECKING, Any
 
 from pooltasks import telemetry
 from pooltasks.errors import Category
-from pooltasks.metrics.counts import OTHER, Counts
+from pooltasks.metrics.counts import OTHER
 from pooltasks.metrics.histogram import BUCKETS, HIGHEST, bucket_of
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping
+
+    from pooltasks.metrics.counts import Counts
+    from pooltasks.metrics.histogram import Histogram
 
 MOST_OPERATIONS = 32
 """Operations that are counted by name; the rest is counted together."""
@@ -72,8 +75,8 @@ _JOURNAL_START = struct.Struct("=9q")
 _JOURNAL_FINISH = struct.Struct("=17q")
 _JOURNAL_BYTE = _JOURNAL * 8
 _READS = 100
-_CHUNK = 64 * 8
-"""Bytes that are compared at a time."""
+_CHUNK, _LINE = 64 * 8, 16 * 8
+"""Bytes that are compared at a time, at first and where they differ."""
 
 
 class Row:
@@ -290,50 +293,66 @@ class Reading:
         number: int = (self._head[_PRESENT] - _HEAD) // _TABLE
         return self.names[number]
 
-    def since(self, earlier: Reading | None) -> Iterator[tuple[str, Counts]]:
-        """Yield each operation that did something after ``earlier``, and what it did."""
+    def add_since(self, earlier: Reading | None, counts_of: Callable[[str], Counts]) -> float:
+        """Add what each operation did after ``earlier`` to its counts.
+
+        Args:
+            earlier: A reading of the same worker; None: since it began.
+            counts_of: Returns the counts of an operation.
+
+        Returns:
+            The busy seconds of the operations that have finished.
+        """
+        busy = 0.0
         for number, table in enumerate(self.tables):
             before = _EMPTY
             if earlier is not None and number < len(earlier.tables):
                 before = earlier.tables[number]
             if table != before:
-                yield self.names[number], _difference(table, before)
+                busy += _add_difference(table, before, counts_of(self.names[number]))
+        return busy
 
 
 _EMPTY = bytes(_TABLE * 8)
 
 
-def _difference(table: bytes, before: bytes) -> Counts:
-    """Return what was counted between two copies of a table."""
+def _add_difference(table: bytes, before: bytes, counts: Counts) -> float:
+    """Add what was counted between two copies of a table; return the busy seconds of it."""
     now, then = memoryview(table).cast("q"), memoryview(before).cast("q")
-    counts = Counts()
     for first in range(0, len(table), _CHUNK):
         if table[first : first + _CHUNK] == before[first : first + _CHUNK]:
             continue
-        for place in range(first // 8, min((first + _CHUNK) // 8, _TABLE)):
-            change = now[place] - then[place]
-            if change:
-                _count(counts, place, change)
-    return counts
+        for line in range(first, min(first + _CHUNK, len(table)), _LINE):
+            if table[line : line + _LINE] == before[line : line + _LINE]:
+                continue
+            for place in range(line // 8, min(line + _LINE, len(table)) // 8):
+                change = now[place] - then[place]
+                if change:
+                    _add(counts, place, change)
+    return (now[_BUSY] - then[_BUSY]) / 1e9
 
 
-def _count(counts: Counts, place: int, change: int) -> None:
+def _add(counts: Counts, place: int, change: int) -> None:
     """Add to ``counts`` the change of one word of a table."""
     if place >= _LATENCY:
-        counts.latency.counts[place - _LATENCY] = change
+        _add_to(counts.latency, place - _LATENCY, change)
     elif place >= _RUN:
-        counts.run.counts[place - _RUN] = change
+        _add_to(counts.run, place - _RUN, change)
     elif place >= _WAIT:
-        counts.wait.counts[place - _WAIT] = change
+        _add_to(counts.wait, place - _WAIT, change)
     elif place >= _CATEGORY:
-        counts.categories[_CATEGORIES[place - _CATEGORY]] = change
+        counts.categories[_CATEGORIES[place - _CATEGORY]] += change
     elif place >= _OUTCOME:
-        counts.outcomes[_OUTCOMES[place - _OUTCOME]] = change
+        counts.outcomes[_OUTCOMES[place - _OUTCOME]] += change
     elif place == _BUSY:
-        counts.busy = change / 1e9
+        counts.busy += change / 1e9
     else:
         histogram = (counts.wait, counts.run, counts.latency)[place - _WAIT_SUM]
-        histogram.total = change / 1e9
+        histogram.total += change / 1e9
+
+
+def _add_to(histogram: Histogram, bucket: int, change: int) -> None:
+    histogram.counts[bucket] = histogram.counts.get(bucket, 0) + change
 
 
 def _replay(words: Any, target: Any) -> None:

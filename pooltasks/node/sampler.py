@@ -126,7 +126,10 @@ class Sampler:
         activity, busy = self._scoreboard.collect()
         self._counts.add(activity.counts)
         for name, counts in activity.operations.items():
-            self._operations.setdefault(name, Counts()).add(counts)
+            if name in self._operations:
+                self._operations[name].add(counts)
+            else:
+                self._operations[name] = counts
             if counts.outcomes:
                 self._outcomes.setdefault(name, Counter()).update(counts.outcomes)
         its = self._workforce()

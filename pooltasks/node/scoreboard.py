@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pooltasks.errors import Category
@@ -94,10 +94,9 @@ class Scoreboard:
             seat = self._seats[index]
             reading = self._collect(seat, time.monotonic_ns())
             if reading.started:
-                ended = Counts()
-                ended.outcomes[Outcome.FAILURE if timed_out else Outcome.LOST] = 1
-                ended.categories[Category.TIMEOUT if timed_out else Category.COMMUNICATION] = 1
-                self._count(reading.operation, ended)
+                its = self._counts_of(reading.operation)
+                its.outcomes[Outcome.FAILURE if timed_out else Outcome.LOST] += 1
+                its.categories[Category.TIMEOUT if timed_out else Category.COMMUNICATION] += 1
             seat.row.clear()
             self._seats[index] = _Seat(seat.row)
             return bool(reading.started)
@@ -108,13 +107,14 @@ class Scoreboard:
             now = time.monotonic_ns()
             readings = [self._collect(seat, now) for seat in self._seats.values()]
             activity, self._activity = self._activity, Activity()
+            for counts in activity.operations.values():
+                # The busy seconds of the whole were counted as they passed.
+                activity.counts.add(counts, busy=False)
             return activity, sum(bool(reading.started) for reading in readings)
 
     def _collect(self, seat: _Seat, now: int) -> Reading:
         reading = seat.row.read()
-        for name, counts in reading.since(seat.last):
-            seat.finished_busy += counts.busy
-            self._count(name, counts)
+        seat.finished_busy += reading.add_since(seat.last, self._counts_of)
         seat.last = reading
         # The present operation counts up to now. A worker looks at the clock
         # just before its row says that it has finished, hence the second maximum.
@@ -128,12 +128,13 @@ class Scoreboard:
             seat.warm_since = now
         return reading
 
-    def _count(self, name: str, counts: Counts) -> None:
+    def _counts_of(self, name: str) -> Counts:
         if name not in self._names:
             if len(self._names) < MOST_OPERATIONS:
                 self._names.add(name)
             else:
                 name = OTHER
-        self._activity.operations.setdefault(name, Counts()).add(counts)
-        # The busy seconds of the whole are counted as they pass.
-        self._activity.counts.add(replace(counts, busy=0.0))
+        its = self._activity.operations.get(name)
+        if its is None:
+            its = self._activity.operations[name] = Counts()
+        return its

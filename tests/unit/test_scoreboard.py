@@ -39,7 +39,8 @@ def counts(board: Scoreboard) -> Counts:
 def is_consistent(row: Row) -> tuple[bool, int]:
     """Whether the counters agree with each other, and how many operations are finished."""
     reading = row.read()
-    its = Counts.merged(counts for _, counts in reading.since(None))
+    its = Counts()
+    reading.add_since(None, lambda _: its)
     finished = sum(its.outcomes.values())
     return (
         its.run.count == its.latency.count == finished
@@ -237,7 +238,8 @@ def test_a_change_is_made_wholly_or_not_at_all_wherever_it_ends(stores: int) -> 
     # The same process may go on, as after a time limit.
     start(row, 0.5)
     finish(row, Outcome.SUCCESS, None, None)
-    its = Counts.merged(counts for _, counts in row.read().since(None))
+    its = Counts()
+    row.read().add_since(None, lambda _: its)
     assert sum(its.outcomes.values()) >= 2
     assert not row.read().started
 

@@ -1,0 +1,25 @@
+"""pooltasks without telemetry: no events of operations, no samples; all else as in ``ours``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.systems.ours import Ours
+from pooltasks.node.events import OperationEvents
+
+_CONFIG = Path(__file__).with_name("unobserved.toml")
+
+
+def _connect(self: OperationEvents) -> None:
+    """Listen to nothing."""
+
+
+class Unobserved(Ours):
+    """The same producer; its nodes import this module, and so emit nothing."""
+
+    workers = (["env", f"POOLTASKS_CONFIG={_CONFIG}", *Ours.workers[0]],)
+
+
+OperationEvents.connect = _connect  # type: ignore[method-assign]
+
+SYSTEM = Unobserved
