@@ -15,11 +15,11 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 GROWTH = 1.04
 LOWEST = 1e-6
@@ -50,7 +50,9 @@ _ESTIMATES = [LOWEST / 2] + [
 ]
 """What is given for the values of each bucket."""
 _PREFIX = struct.Struct("<qHB")
-_TYPECODES = {array(code).itemsize: code for code in "BHIQ"}
+_TYPECODES = {array(code).itemsize: code for code in "BHI"}
+_LANE = 4
+"""Bytes of a count: no pool has four thousand million durations in one bucket in an hour."""
 
 
 class Histogram:
@@ -61,11 +63,31 @@ class Histogram:
         total: Their sum in seconds.
     """
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("_counts", "_lanes", "total")
 
     def __init__(self, counts: Mapping[int, int] | None = None, total: float = 0.0) -> None:
-        self.counts: dict[int, int] = dict(counts or {})
+        self._counts: dict[int, int] = dict(counts or {})
+        # What was decoded and merged, but not looked at: 32 bits for each bucket. Adding two
+        # such numbers takes a hundredth of the time of adding two dictionaries.
+        self._lanes = 0
         self.total = total
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Bucket → how many; whoever changes it changes the histogram."""
+        if self._lanes:
+            first, lanes = _unpacked(self._lanes)
+            self._lanes = 0
+            counts = self._counts
+            for bucket, count in enumerate(lanes, first):
+                if count:
+                    counts[bucket] = counts.get(bucket, 0) + count
+        return self._counts
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no durations."""
+        return not self._lanes and not self._counts
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -90,11 +112,9 @@ class Histogram:
     def merge(self, other: Histogram) -> None:
         """Count all the values of another."""
         self.total += other.total
-        if not self.counts:
-            self.counts = other.counts.copy()
-            return
-        counts = self.counts
-        for bucket, count in other.counts.items():
+        self._lanes += other._lanes
+        counts = self._counts
+        for bucket, count in other._counts.items():
             counts[bucket] = counts.get(bucket, 0) + count
 
     def add(self, seconds: float) -> None:
@@ -114,7 +134,8 @@ class Histogram:
     @property
     def count(self) -> int:
         """How many durations it holds."""
-        return sum(self.counts.values())
+        seen = sum(self._counts.values())
+        return seen + sum(_unpacked(self._lanes)[1]) if self._lanes else seen
 
     @property
     def squares(self) -> float:
@@ -133,7 +154,7 @@ class Histogram:
         Returns:
             Seconds; None of an empty histogram.
         """
-        return self.quantiles((q,))[0] if self.counts else None
+        return None if self.is_empty else self.quantiles((q,))[0]
 
     def quantiles(self, ratios: Iterable[float]) -> list[float]:
         """Return several quantiles at once; see :meth:`quantile`.
@@ -141,8 +162,13 @@ class Histogram:
         Raises:
             IndexError: The histogram is empty.
         """
-        buckets = sorted(self.counts)
-        seen = list(accumulate(map(self.counts.__getitem__, buckets)))
+        if self._counts:
+            buckets: Sequence[int] = sorted(self.counts)
+            seen = list(accumulate(map(self._counts.__getitem__, buckets)))
+        else:
+            first, lanes = _unpacked(self._lanes)
+            buckets = range(first, first + len(lanes))
+            seen = list(accumulate(lanes))
         # 0.99 · 100 is a little above 99 in floating point.
         ranks = [max(1, math.ceil(q * seen[-1] - 1e-9)) for q in ratios]
         return [_ESTIMATES[buckets[bisect_left(seen, rank)]] for rank in ranks]
@@ -162,12 +188,12 @@ class Histogram:
         """Return bytes that :meth:`decode` reads at the speed of C.
 
         The sum in ns, the first bucket, the width of what follows in bytes; the
-        gaps to the other buckets; all counts. Lowest byte first.
+        counts from the first bucket to the last. Lowest byte first.
         """
-        buckets = [bucket for bucket in sorted(self.counts) if self.counts[bucket]]
-        gaps = [bucket - last for last, bucket in pairwise(buckets)]
-        numbers = [*gaps, *map(self.counts.__getitem__, buckets)]
-        first = buckets[0] if buckets else 0
+        counts = self.counts
+        buckets = [bucket for bucket, count in counts.items() if count]
+        first = min(buckets, default=0)
+        numbers = [counts.get(bucket, 0) for bucket in range(first, max(buckets, default=-1) + 1)]
         largest = max(numbers, default=0)
         width = next(width for width in _TYPECODES if largest < 1 << 8 * width)
         packed = array(_TYPECODES[width], numbers)
@@ -182,16 +208,26 @@ class Histogram:
         Raises:
             ValueError: It did not write this.
         """
+        histogram = cls()
         try:
             total, first, width = _PREFIX.unpack_from(encoded)
-            numbers = array(_TYPECODES[width], encoded[_PREFIX.size :])
+            numbers = array(_TYPECODES[width], encoded[_PREFIX.size :]).tobytes()
+            lanes = bytearray(len(numbers) // width * _LANE)
+            for place in range(width):
+                lanes[place::_LANE] = numbers[place::width]
         except (struct.error, KeyError, ValueError):
             raise ValueError(f"not an encoded histogram: {encoded[:40]!r}") from None
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        gaps = len(numbers) // 2
-        histogram = cls(total=total / 1e9)
-        # An empty one has a first bucket and no count.
-        buckets = accumulate(numbers[:gaps], initial=first)
-        histogram.counts = dict(zip(buckets, numbers[gaps:], strict=False))
+        histogram.total = total / 1e9
+        histogram._lanes = int.from_bytes(lanes, "little") << 8 * _LANE * first
         return histogram
+
+
+def _unpacked(number: int) -> tuple[int, array[int]]:
+    """Return the first bucket that may have a count, and the counts from there on."""
+    first = ((number & -number).bit_length() - 1) // (8 * _LANE)
+    number >>= 8 * _LANE * first
+    size = -(-number.bit_length() // (8 * _LANE))
+    lanes = array(_TYPECODES[_LANE], number.to_bytes(size * _LANE, "little"))
+    if sys.byteorder == "big":
+        lanes.byteswap()
+    return first, lanes

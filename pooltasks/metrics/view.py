@@ -37,7 +37,7 @@ class Quantiles:
     @classmethod
     def of(cls, histogram: Histogram) -> Quantiles | None:
         """Return the quantiles of a histogram, None of an empty one."""
-        if not histogram.counts:
+        if histogram.is_empty:
             return None
         count = histogram.count
         return cls(count, histogram.total / count, *histogram.quantiles((0.5, 0.9, 0.99, 0.999)))
