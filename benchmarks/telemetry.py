@@ -257,7 +257,7 @@ class _Node:
         self._rows = [board.row(index) for index in range(_WORKERS)]
         self._operations = operations
         self._source = random.Random(1)  # noqa: S311  no secret
-        workforce = Workforce(_WORKERS, _WORKERS, 0, 0, pids)
+        workforce = Workforce(_WORKERS, _WORKERS, 0, 0, 0, pids)
         self.sampler = Sampler(app, _POOL, "node", board, lambda: workforce, room=lambda _: None)
 
     def second(self) -> float:

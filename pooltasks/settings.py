@@ -87,7 +87,7 @@ class PoolSettings(_Table):
     pool_size: int = Field(default=4, ge=1, description="workers of a node at its start")
     min_pool_size: int = Field(default=1, ge=1, description="floor of the optimizer")
     max_pool_size: int = Field(default=16, ge=1, description="ceiling of the optimizer")
-    max_overflow: int = Field(default=0, ge=0, description="temporary workers beyond pool_size")
+    max_overflow: int = Field(default=0, ge=0, description="temporary workers beyond the size")
     spares: int = Field(default=0, ge=0, description="warm workers beyond the size")
     slots: int = Field(default=1, ge=1, description="operations a worker runs at once")
     imports: tuple[str, ...] = Field(default=(), description="modules with the pool's operations")

@@ -34,7 +34,10 @@ def status(context: CLIContext, pools: tuple[str, ...], as_json: bool) -> None:
         sizes = {name: decision.as_json() for name, decision in decisions.items()}
         click.echo(json.dumps({"nodes": nodes, "optimizer": sizes}, indent=2))
     elif nodes:
-        click.echo(f"{'POOL':<16} {'NODE':<32} {'SIZE':>5} {'WARM':>5} {'WARMING':>8}  WARM-UP")
+        click.echo(
+            f"{'POOL':<16} {'NODE':<32} {'SIZE':>5} {'WARM':>5} {'WARMING':>8} {'OVERFLOW':>8}"
+            "  WARM-UP"
+        )
         for name, node in sorted(nodes.items(), key=lambda item: (item[1]["pool"], item[0])):
             rate = node["warm_up"]["success_rate"]
             longest = max(
@@ -44,7 +47,7 @@ def status(context: CLIContext, pools: tuple[str, ...], as_json: bool) -> None:
             warmed = "none yet" if rate is None else f"{rate:.0%} within {longest:.3f} s"
             click.echo(
                 f"{node['pool']:<16} {name:<32} {node['size']:>5} {node['warm']:>5} "
-                f"{node['cold']:>8}  {warmed}"
+                f"{node['cold']:>8} {node['overflow']:>8}  {warmed}"
             )
         for name, decision in decisions.items():
             nodes_wanted = f", {decision.hosts} nodes wanted" if decision.hosts > 1 else ""

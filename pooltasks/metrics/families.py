@@ -103,6 +103,7 @@ def _of_load(standings: Mapping[str, Standing]) -> list[Metric]:
     size = _Gauge("pooltasks_size", "Workers that the live nodes should have.", "pool")
     workers = _Gauge("pooltasks_workers", "Workers of the live nodes.", "pool", "state")
     spares = _Gauge("pooltasks_spares", "Warm workers beyond the size.", "pool")
+    overflow = _Gauge("pooltasks_overflow", "Temporary workers beyond the size.", "pool")
     memory = _Gauge(
         "pooltasks_memory_bytes",
         "Memory of the live nodes and their workers, what those of a node share counted once.",
@@ -122,12 +123,13 @@ def _of_load(standings: Mapping[str, Standing]) -> list[Metric]:
         for state in ("busy", "idle", "warming"):
             workers.show([pool, state], getattr(load, state))
         spares.show([pool], load.spares)
+        overflow.show([pool], load.overflow)
         memory.show([pool], load.memory)
         length.show([pool], load.queue_depth)
         backlog.show([pool], load.backlog)
         age.show([pool], load.oldest_age)
         dead.show([pool], standing.dead_letters)
-    return [size, workers, spares, memory, length, backlog, age, dead]
+    return [size, workers, spares, overflow, memory, length, backlog, age, dead]
 
 
 def _of_nodes(standings: Mapping[str, Standing]) -> list[Metric]:

@@ -42,7 +42,7 @@ class Sample:
     again with what came after it, under the same number: the last one counts."""
     interval: float
     size: int
-    """Workers that there should be, without spares."""
+    """Workers that there should be, without spares and overflow."""
     warm: int
     """Workers that are given operations."""
     busy: int
@@ -54,7 +54,9 @@ class Sample:
     warming: int = 0
     """Workers that are not warm yet, those that will be spares too."""
     spares: int = 0
-    """Warm workers beyond the size."""
+    """Warm workers beyond the size that are given no operations."""
+    overflow: int = 0
+    """Temporary workers beyond the size, among the warm."""
     stopped: bool = False
     """Whether it is the node's last."""
     room: int | None = None
@@ -77,6 +79,7 @@ class Sample:
             round(self.reserved_age, 3),
             self.warming,
             self.spares,
+            self.overflow,
             int(self.stopped),
             self.room,
             None
@@ -97,7 +100,7 @@ class Sample:
         """Return the sample that :meth:`encode` wrote."""
         head, _, histograms = encoded.partition(b"\n")
         number, interval, size, warm, busy, reserved, age, warming, spares, *rest = json.loads(head)
-        stopped, room, resources, numbers = rest
+        overflow, stopped, room, resources, numbers = rest
         return cls(
             number,
             interval,
@@ -108,6 +111,7 @@ class Sample:
             age,
             warming,
             spares,
+            overflow,
             stopped=bool(stopped),
             room=room,
             counts=_counts(numbers, histograms),

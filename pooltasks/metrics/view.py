@@ -55,6 +55,7 @@ class NodeMetrics:
     warm: int
     warming: int
     spares: int
+    overflow: int
     busy: int
     idle: int
     reserved: int
@@ -124,13 +125,15 @@ class Load:
     """How a pool stands at one moment; each value None where it is not known."""
 
     size: int | None
-    """Workers that there should be, without spares."""
+    """Workers that there should be, without spares and overflow."""
     warm: int | None
     """Workers that are given operations."""
     warming: int | None
     """Workers that are not warm yet."""
     spares: int | None
-    """Warm workers beyond the size."""
+    """Warm workers beyond the size that are given no operations."""
+    overflow: int | None
+    """Temporary workers beyond the size, among the warm."""
     busy: int | None
     idle: int | None
     reserved: int | None

@@ -257,8 +257,15 @@ class DispatchPool(AsynPool):
             job.write_to(None)
             self.outbound_buffer.appendleft(job)
 
+    def is_watched(self) -> bool:
+        """Return whether there is something to look at."""
+        return any(process.lane.jobs for process in self._pool)
+
+    def on_look(self, now: float) -> None:
+        """Called at each look, after what waits too long was taken back."""
+
     def _look_later(self) -> None:
-        if not self._looks and any(process.lane.jobs for process in self._pool):
+        if not self._looks and self.is_watched():
             self._looks = True
             self._hub.call_later(_LOOK, self._look)
 
@@ -271,6 +278,7 @@ class DispatchPool(AsynPool):
         for process in self._pool:
             self.accept_begun(process)
             self._take_back(process.lane, now)
+        self.on_look(now)
         self._look_later()
 
     def accept_begun(self, process: Any) -> None:

@@ -14,6 +14,8 @@ from pooltasks.broker.reserved import QoS
 class Gate(bootsteps.StartStopStep):
     """Closes the consumer while no worker is warm, and narrows it while some are cold.
 
+    The prefetch count is of the size. Temporary workers widen the gate while they serve.
+
     It is closed, too, while the node is being drained.
 
     kombu asks ``can_consume`` at every turn of the event loop before it asks
@@ -64,7 +66,7 @@ def _allowed(pool: Any, multiplier: int, prefetch_count: int) -> int:
     if pool.draining:
         return 0
     warm, cold = pool.warm_and_cold()
-    return max(1, prefetch_count - cold * multiplier) if warm else 0
+    return max(1, prefetch_count + (pool.overflow - cold) * multiplier) if warm else 0
 
 
 def _put_back(channel: Any) -> None:

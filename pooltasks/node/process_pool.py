@@ -305,7 +305,7 @@ class WarmPool(SizedPool):
 
     def _forget_deaths(self) -> None:
         alive = sum(process.pid in self.serving for process in self._pool)
-        while len(self._deaths) > max(0, self.size - alive):
+        while len(self._deaths) > max(0, self.wanted - alive):
             self._deaths.popleft()
 
     def fork(self, number: int) -> None:

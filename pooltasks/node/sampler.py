@@ -50,6 +50,8 @@ class Workforce(NamedTuple):
     """How many are not warm yet."""
     spares: int
     """How many warm ones are kept in reserve."""
+    overflow: int
+    """How many of those that are given operations are temporary."""
     pids: tuple[int, ...]
 
 
@@ -146,6 +148,7 @@ class Sampler:
             warm=0 if stopped else its.warm,
             warming=0 if stopped else its.warming,
             spares=0 if stopped else its.spares,
+            overflow=0 if stopped else its.overflow,
             busy=busy,
             reserved=len(reserved),
             reserved_age=max(ages, default=0.0),

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from billiard.pool import RUN
 
 from pooltasks.node.dispatch import DispatchPool
-from pooltasks.node.resizing import Staff, moves
+from pooltasks.node.resizing import Overflow, Staff, moves
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 _AGAIN = 0.05
 """Seconds after which a spare is replaced, so that what waits for the spare that took over goes
@@ -36,12 +36,26 @@ class SizedPool(DispatchPool):
         processes: How many workers serve.
         *args: As billiard's.
         spares: How many more are kept warm.
+        overflow: How many temporary ones there may be.
+        queued: Returns how many operations are in the queue.
         **kwargs: As :class:`DispatchPool`'s.
     """
 
-    def __init__(self, processes: int, *args: Any, spares: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        processes: int,
+        *args: Any,
+        spares: int,
+        overflow: int,
+        queued: Callable[[], int],
+        **kwargs: Any,
+    ) -> None:
         self.size = processes
         self.spares = spares
+        self.overflow = Overflow(overflow)
+        self._queued = queued
+        self.room: int | None = None
+        """The most workers that the host has room for; None if that is not known."""
         self.warm: set[int] = set()
         """Workers that have said that they can take operations, spares too."""
         self.serving: set[int] = set()
@@ -60,10 +74,16 @@ class SizedPool(DispatchPool):
         What is missing is forked before this returns, what is too much ends as
         soon as it has no operation.
         """
+        self.overflow.take_over(max(0, size - self.size))
         self.size = size
         self.spares = self.spares if spares is None else spares
         self._processes = self.size + self.spares
         self.settle()
+
+    @property
+    def wanted(self) -> int:
+        """How many workers are to serve now, temporary ones too."""
+        return self.size + self.overflow.count
 
     def occupied(self) -> set[int]:
         """Return the workers that have an operation, or to which one has been written."""
@@ -93,20 +113,43 @@ class SizedPool(DispatchPool):
         if self._state != RUN:
             return
         staff = self.staff()
-        to_do = moves(staff, self.size, self.spares)
+        to_do = moves(staff, self.wanted, self.spares)
         for pid in to_do.release:
             self._serve(pid)
         for pid in to_do.rest:
             self._rest(pid)
         for pid in to_do.end:
             self.end(pid)
-        lacking = self.size - len(self.serving) - len(staff.cold)
+        lacking = self.wanted - len(self.serving) - len(staff.cold)
         now = to_do.fork if behind or self._hub is None else min(to_do.fork, max(0, lacking))
         self._fork_one_by_one(now, behind=behind)
         # Not every operation that leaves a worker says so: some are taken back.
-        unsettled = len(self.serving) > self.size or self.outgoing or {*staff.busy} - self.serving
+        unsettled = len(self.serving) > self.wanted or self.outgoing or {*staff.busy} - self.serving
         if (now < to_do.fork or unsettled) and self._timer is None:
             self._timer = self._hub.call_later(_AGAIN, self._settle_again)
+
+    def is_watched(self) -> bool:
+        """Return whether there is something to look at: operations, or temporary workers."""
+        return super().is_watched() or self.overflow.count > 0
+
+    def on_look(self, now: float) -> None:
+        """Have another temporary worker if one is lacking, or fewer if they have been idle."""
+        if not self.overflow.most:
+            return
+        busy = len(self.occupied() & self.serving)
+        # The queue is of interest only where a worker could be lacking.
+        waiting = len(self.outbound_buffer)
+        if not waiting and busy >= len(self.serving):
+            waiting = self._queued()
+        if self.overflow.look(
+            now,
+            self.size,
+            serving=len(self.serving),
+            busy=busy,
+            waiting=waiting,
+            room=self.room,
+        ):
+            self.settle()
 
     def _settle_again(self) -> None:
         self._timer = None
@@ -220,7 +263,7 @@ class SizedPool(DispatchPool):
     def on_job_ready(self, job: int, i: int | None, obj: Any, inqW_fd: int) -> None:  # noqa: N803  billiard's
         """Let a worker rest that has finished, if there are more than enough."""
         super().on_job_ready(job, i, obj, inqW_fd)
-        if len(self.serving) > self.size or self.outgoing:
+        if len(self.serving) > self.wanted or self.outgoing:
             process = self._fileno_to_inq.get(inqW_fd)
             if process is not None and self._may_rest(process.pid):
                 # Now, before another job is written to it; the rest when this turn is done.
@@ -228,7 +271,7 @@ class SizedPool(DispatchPool):
                 self._hub.call_soon(self.settle)
 
     def _may_rest(self, pid: int) -> bool:
-        if len(self.serving) > self.size:
+        if len(self.serving) > self.wanted:
             return True
         return pid in self.outgoing and bool(self.warm - self.serving - self.outgoing)
 

@@ -13,6 +13,7 @@ from celery.concurrency import prefork
 
 from pooltasks import telemetry
 from pooltasks.errors import ConfigurationError
+from pooltasks.node.backlog import Backlog
 from pooltasks.node.headroom import Headroom
 from pooltasks.node.process_pool import WarmPool
 from pooltasks.node.sampler import Sampler, Workforce
@@ -52,6 +53,8 @@ class TaskPool(prefork.TaskPool):
         self.Pool = partial(
             WarmPool,
             spares=settings.spares,
+            overflow=settings.max_overflow,
+            queued=self._queued,
             plan=plan,
             scoreboard=self.scoreboard,
             stores=extension.settings.broker_transport != "pooltasks",
@@ -59,17 +62,18 @@ class TaskPool(prefork.TaskPool):
             accepts_first=self._acknowledges_first,
             on_result=self._on_result,
         )
+        self._backlog = Backlog(self.app, extension.pool)
         self.sampler: Sampler | None = None
         if settings.enable_metrics:
             _, hostname = self.options["initargs"]
-            headroom = Headroom()
+            self._headroom = Headroom()
             self.sampler = Sampler(
                 self.app,
                 extension.pool,
                 hostname,
                 self.scoreboard,
                 self._workforce,
-                room=lambda busy: headroom.room(self._pool.warm, busy),
+                room=self._room,
             )
         # Every worker asks for it first of all, and billiard may import a parser of C to do so.
         with suppress(OSError):  # no Linux: the workers do without
@@ -83,6 +87,14 @@ class TaskPool(prefork.TaskPool):
         self._upkeep = Upkeep(self._pool, extension.pool, settings)
         self._started_at = time.monotonic()
         telemetry.execute("pool.init", {"size": self.limit}, {"pool": extension.pool})
+
+    def _room(self, busy: float) -> int | None:
+        self._pool.room = self._headroom.room(self._pool.warm, busy)
+        return self._pool.room
+
+    def _queued(self) -> int:
+        """Return how many operations are in the queue, to which the node may help itself."""
+        return 0 if self.draining else self._backlog.length()
 
     def _acknowledges_first(self, name: str) -> bool:
         return not self.app.tasks[name].acks_late
@@ -194,10 +206,11 @@ class TaskPool(prefork.TaskPool):
         """Return what is true of the node's size at this moment.
 
         Returns:
-            ``size`` and its bounds ``floor`` and ``ceiling``; ``warm``: workers
+            ``size``, without overflow, and its bounds ``floor`` and ``ceiling``; ``warm``: workers
             that are given operations; ``cold``: how many are lacking to the
             size; ``warming``: workers that are not warm yet, or just being forked; ``spares``: warm
             workers in reserve, ``spares_wanted``: how many there are to be;
+            ``overflow``: temporary ones among the warm, ``max_overflow``: how many there may be;
             ``busy``: workers that have an operation; ``token``: the last one.
         """
         staff = self._pool.staff()
@@ -211,13 +224,15 @@ class TaskPool(prefork.TaskPool):
             "warming": len(staff.cold) + self._pool.coming,
             "spares": len(staff.resting),
             "spares_wanted": self._pool.spares,
+            "overflow": self.overflow,
+            "max_overflow": self._pool.overflow.most,
             "busy": len(staff.busy),
             "token": self._token,
         }
 
     def _workforce(self) -> Workforce:
         if self._pool is None:
-            return Workforce(0, 0, 0, 0, ())
+            return Workforce(0, 0, 0, 0, 0, ())
         staff = self._pool.staff()
         pids = (*staff.serving, *staff.resting, *staff.cold)
         return Workforce(
@@ -225,8 +240,14 @@ class TaskPool(prefork.TaskPool):
             warm=len(staff.serving),
             warming=len(staff.cold) + self._pool.coming,
             spares=len(staff.resting),
+            overflow=self.overflow,
             pids=pids,
         )
+
+    @property
+    def overflow(self) -> int:
+        """How many temporary workers are given operations."""
+        return min(self._pool.overflow.count, max(0, len(self._pool.serving) - self._pool.size))
 
     def warm_and_cold(self) -> tuple[int, int]:
         """Return how many workers take operations and how many do not yet."""

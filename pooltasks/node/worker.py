@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _WITHOUT_EFFECT_YET = (
-    "max_overflow",
     "slots",
     "strategy",
 )

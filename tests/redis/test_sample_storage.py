@@ -28,7 +28,7 @@ def test_an_hour_of_four_busy_nodes_takes_less_than_twenty_megabytes(
     board = Scoreboard()
     rows = [board.row(index) for index in range(4)]
     sampler = Sampler(
-        app, "code", "node", board, lambda: Workforce(4, 4, 0, 0, ()), room=lambda _: 8
+        app, "code", "node", board, lambda: Workforce(4, 4, 0, 0, 0, ()), room=lambda _: 8
     )
     source = random.Random(5)
     seconds = 300

@@ -64,10 +64,9 @@ class Nodes:
             if name in silent:
                 continue
             size = self.sizes[name]
-            values = {"busy": 0, "reserved": 0, "counts": counts(operations, run), **changes}
-            one = Sample(
-                number=len(its), interval=1.0, size=size, warm=size, reserved_age=0.0, **values
-            )
+            done = counts(operations, run)
+            values = {"warm": size, "busy": 0, "reserved": 0, "counts": done, **changes}
+            one = Sample(number=len(its), interval=1.0, size=size, reserved_age=0.0, **values)
             at = START + self.second + 0.5 + 0.001 * list(self.series).index(series)
             its.append(StoredSample(one, QueueState(at, depth, None)))
 
@@ -115,6 +114,16 @@ def test_arrivals_are_what_left_and_what_is_inside_more_than_before():
     nodes.tick(operations=9, depth=0)
     (one,) = observed(nodes, watch)
     assert one.arrivals == 18 - 13
+
+
+def test_temporary_workers_are_no_size_to_follow(memory):
+    nodes = Nodes("a")
+    for _ in range(5):
+        nodes.tick(operations=5, warm=7, overflow=3)
+        decision = nodes.decide(memory)
+        assert decision.before == nodes.sizes["a"]
+        assert decision.target <= 4
+        assert decision.told == []
 
 
 def test_an_operation_that_a_dead_worker_lost_has_not_arrived_again():

@@ -44,7 +44,7 @@ class Channel:
 
 @pytest.fixture
 def pool():
-    pool = SimpleNamespace(warm=4, cold=0, draining=False)
+    pool = SimpleNamespace(warm=4, cold=0, overflow=0, draining=False)
     pool.warm_and_cold = lambda: (pool.warm, pool.cold)
     return pool
 
@@ -100,6 +100,14 @@ def test_a_warm_worker_has_room_however_many_are_cold(pool, channel):
     pool.warm, pool.cold = 1, 9
     assert channel.qos.can_consume()
     reserve(channel, 1)
+    assert not channel.qos.can_consume()
+
+
+def test_temporary_workers_widen_it(pool, channel):
+    pool.warm, pool.overflow = 6, 2
+    reserve(channel, 5)
+    assert channel.qos.can_consume()
+    reserve(channel, 6)
     assert not channel.qos.can_consume()
 
 

@@ -151,7 +151,9 @@ def test_a_pool_is_shown_as_its_nodes_tell_it(
         sample(counts=counted(5, 2), resources=used),
         outcomes={"shop.buy": {Outcome.SUCCESS: 5, Outcome.FAILURE: 2}},
     )
-    store.write("b", sample(spares=2, resources=used, size=2, warming=0, busy=0, reserved=0))
+    store.write(
+        "b", sample(spares=2, overflow=1, resources=used, size=2, warming=0, busy=0, reserved=0)
+    )
     client.lpush("pool.code", "not", "to be read")
     client.hset(keys.dead_letters("pool.code"), "one", "letter")
 
@@ -167,6 +169,7 @@ def test_a_pool_is_shown_as_its_nodes_tell_it(
     assert its("workers", state="idle", **code) == 3
     assert its("workers", state="warming", **code) == 1
     assert its("spares", **code) == 2
+    assert its("overflow", **code) == 1
     assert its("memory_bytes", **code) == 100
     assert its("cpu_seconds_total", **code) == 1
     assert its("operations_by_name_total", name="shop.buy", outcome="success", **code) == 5

@@ -121,6 +121,7 @@ def test_a_sample_is_read_as_it_was_written(store: SampleStore) -> None:
         ),
         warming=1,
         spares=2,
+        overflow=3,
         resources=Resources(0.25, 1.5, 60 << 20, 200 << 20, 110 << 20),
     )
     store.write("a", written)

@@ -64,6 +64,7 @@ const FACTS = [
   ["Idle", (load) => count(load?.idle)],
   ["Warming", (load) => count(load?.warming)],
   ["Spares", (load, target, nodes) => count(spares(nodes))],
+  ["Overflow", (load) => count(load?.overflow)],
   ["Queue depth", (load) => count(load?.queue_depth)],
   ["Backlog", (load) => count(load?.backlog)],
   ["Oldest", (load) => duration(load?.oldest_age)],
