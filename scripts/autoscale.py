@@ -2,13 +2,15 @@
 
 Starts ``pooltasks up`` with one pool and a server of its own, publishes operations
 that sleep for 100 ms, Poisson at 5 a second, then 40, then 5, then none, and prints
-how the pool followed. The simulator is given the same arrivals and the same policy.
+how the pool followed. The simulator is given the same arrivals and the same policy, and
+the idle seconds before them: what a policy has seen decides how it takes the step.
 Run it with ``scripts/autoscale``, which makes the environment first.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -19,6 +21,8 @@ import time
 from array import array
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from operator import le
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,7 +48,6 @@ RUN: Final = 0.1  # seconds
 INITIAL: Final = 4
 LIMITS: Final = Limits(2, 24)
 GOAL: Final = Goal(0.05, 0.99)
-ACTUATION: Final = 0.05  # seconds from the simulated tick to the forks
 START_TIMEOUT: Final = 60.0
 RETURN_TIMEOUT: Final = 120.0
 PHASE: Final = 0.5  # of the server's second: when nodes sample, and the simulator ticks
@@ -90,14 +93,17 @@ class Watcher(threading.Thread):
         """Return the seconds from ``after`` until the number fits; None if it never did."""
         return next((at - after for at, n in self.changes if at >= after and fits(n)), None)
 
-    def mean_delay(self, after: float, before: int, size: int) -> float:
-        """Return the mean seconds from ``after`` until each worker from ``before`` to ``size``."""
+    def forks(self, after: float, before: int, size: int) -> tuple[float, float]:
+        """Return the seconds from ``after`` until the first fork begins, and those of each."""
         delays = [
-            self.until(after, lambda number, least=worker: number >= least)
+            delay
             for worker in range(before + 1, size + 1)
+            if (delay := self.until(after, partial(le, worker)))
         ]
-        known = [delay for delay in delays if delay is not None]
-        return sum(known) / len(known) if known else 0.0
+        if not delays:
+            return 0.0, 0.0
+        each = (delays[-1] - delays[0]) / max(1, len(delays) - 1)
+        return max(0.0, delays[0] - each), each
 
 
 def _parents() -> Iterator[str]:
@@ -180,20 +186,32 @@ def measure(plan: Arrivals, calm: float, warm_up: float, node: str) -> dict[str,
     before = watcher.at(step)
     history = pool.decisions().history()
     grown = next((d for d in history if d.at > step and d.target > d.before), None)
-    forked = watcher.mean_delay(grown.at, grown.before, grown.target) if grown else 0.0
+    actuation = each_fork = 0.0
+    if grown:
+        tick = start + math.floor(grown.at - start)
+        actuation, each_fork = watcher.forks(tick, grown.before, grown.target)
+    # The first decision ends the first second that the policy saw, as in the simulation.
+    idle = float(round(start - history[0].at) + 1)
 
     services = array("d", [run.mean if run else RUN]) * len(published)
     simulated = Simulation(
-        replace(plan, times=published, services=services),
+        replace(
+            plan,
+            times=array("d", (idle + at for at in published)),
+            services=services,
+            seconds=idle + plan.seconds,
+        ),
         build("objective", LIMITS, GOAL, INITIAL),
         Conditions(
             wait=GOAL.wait,
-            actuation=ACTUATION,
-            warm_up=max(0.0, forked - ACTUATION) + warm_up,
+            actuation=actuation,
+            fork=each_fork,
+            warm_up=warm_up,
             initial=INITIAL,
-            warm_in=calm / 2,
+            warm_in=idle + calm / 2,
         ),
     ).run()
+    resized = [(round(at - idle, 2), size) for at, size in simulated.sizes]
     return {
         "operations": len(counted),
         "late_measured": sum(waits[number] > GOAL.wait for number in counted) / len(counted),
@@ -201,10 +219,12 @@ def measure(plan: Arrivals, calm: float, warm_up: float, node: str) -> dict[str,
         "workers_before_the_step": before,
         "step_to_growth_s": watcher.until(step, lambda number: number > before),
         "step_to_growth_simulated_s": next(
-            (at + ACTUATION - calm for at, size in simulated.sizes if at > calm and size > before),
+            (at + actuation + each_fork - calm for at, n in resized if at > calm and n > before),
             None,
         ),
-        "decision_to_fork_mean_s": forked,
+        "tick_to_first_fork_s": actuation,
+        "fork_s": each_fork,
+        "idle_before_s": idle,
         "most_workers": max(number for _, number in watcher.changes),
         "most_workers_simulated": max(size for _, size in simulated.sizes),
         "end_of_load_to_the_floor_s": watcher.until(end, lambda n: n <= LIMITS.minimum),
@@ -216,7 +236,7 @@ def measure(plan: Arrivals, calm: float, warm_up: float, node: str) -> dict[str,
             for decision in history
             if decision.told
         ],
-        "resizes_simulated": simulated.sizes,
+        "resizes_simulated": resized,
     }
 
 
