@@ -16,7 +16,7 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.exceptions import EncodeError
 
-from pooltasks import keys
+from pooltasks import coroutines, keys
 from pooltasks.broker.clock import server_now
 from pooltasks.broker.dead_letters import with_attempt
 from pooltasks.broker.publishing import publish
@@ -202,14 +202,18 @@ class Operation(Task):
         return signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the operation: here if called directly, with its checks in a worker."""
+        """Run the operation: here if called directly, with its checks in a worker.
+
+        An ``async def`` that is called directly is an ordinary coroutine.
+        """
         request = self.request
-        if request.called_directly:
+        # One that runs already has called itself.
+        if request.called_directly or "run_started" in vars(request):
             return super().__call__(*args, **kwargs)
         self._start(request)
         try:
             try:
-                return self.run(*args, **kwargs)
+                return coroutines.run(self, self.run(*args, **kwargs))
             finally:
                 request.run_seconds = time.perf_counter() - request.run_started
         except (Ignore, Reject, Retry):

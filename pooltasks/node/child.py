@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from billiard.pool import ACK, EX_RECYCLE, SIG_SOFT_TIMEOUT, MaybeEncodingError
 from celery import platforms, signals
 from celery.concurrency.asynpool import Worker
 
+from pooltasks import coroutines
 from pooltasks.broker.results import ResultBackend
 from pooltasks.node.events import OperationEvents
 from pooltasks.node.health import beat_interval
@@ -109,7 +111,7 @@ class WorkerProcess(Worker):
 
     def _on_soft_limit(self, *_: Any) -> None:
         # The operation that it was sent for may have ended meanwhile.
-        if self.turn.is_target():
+        if self.turn.is_target() and not coroutines.interrupt(threading.get_ident()):
             raise SoftTimeLimitExceeded
 
     def _warm_up_first(self, **_: Any) -> None:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pooltasks import coroutines
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -108,7 +110,8 @@ def run_commands(celery_app: Celery, commands: Sequence[WarmUpCommand]) -> Worke
         start = time.perf_counter()
         error = None
         try:
-            celery_app.tasks[command.operation](*command.args, **command.kwargs)
+            task = celery_app.tasks[command.operation]
+            coroutines.run(task, task(*command.args, **command.kwargs))
         except Exception:  # noqa: BLE001  whatever it raises is what the report is for
             error = traceback.format_exc()
         reports.append(CommandReport(command.operation, time.perf_counter() - start, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import logging
@@ -12,6 +13,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celery import current_task
 from celery.exceptions import Ignore, Reject
 
 from pooltasks import operation, telemetry
@@ -209,6 +211,44 @@ def mark_and_occupy(self, key: str, seconds: float) -> None:
     mark = json.dumps({"at": time.time(), "node": os.getppid()})
     redis_client(self.app).rpush(key, mark)
     time.sleep(seconds)
+
+
+@operation(pool="code", bind=True, timeout=30)
+async def wait(self, seconds: float) -> list[Any]:
+    """Wait on the event loop; return what this knows of itself, there and back."""
+    before = [self.request.id, current_task.request.id]
+    await asyncio.sleep(seconds)
+    return [*before, self.request.id, current_task.request.id]
+
+
+@operation(pool="code")
+async def warm_by_waiting() -> None:
+    await asyncio.sleep(0.01)
+    _this_worker["warm_pid"] = os.getpid()
+
+
+@operation(pool="code", timeout=0.3)
+async def wait_too_long(cleaning: float) -> None:
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(cleaning)
+
+
+@operation(pool="code", bind=True, retry={"connection": 3})
+async def wait_and_fail_until(self, key: str, attempts: int) -> int:
+    """Lose a connection until it was tried ``attempts`` times."""
+    await asyncio.sleep(0.01)
+    attempt = redis_client(self.app).incr(key)
+    if attempt < attempts:
+        raise ConnectionError("told to fail")
+    return attempt
+
+
+@operation(pool="code")
+async def wait_and_raise(error: str) -> None:
+    await asyncio.sleep(0.01)
+    raise {"ignore": Ignore, "value": ValueError, "exit": SystemExit}[error]
 
 
 def _note(event: str, measurements: Mapping[str, Any], metadata: Mapping[str, Any], _: Any) -> None:
