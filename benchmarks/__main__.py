@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import redis
 
+from benchmarks import resizing as following
 from benchmarks import telemetry as observed
 from benchmarks import tuning as parameters
 from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Round, Size, measure
@@ -20,6 +21,7 @@ from benchmarks.policies import comparisons, lines
 from benchmarks.report import table, targets, typical
 from pooltasks.embedded import EmbeddedServer
 from pooltasks.simulator import workloads
+from pooltasks.simulator.traces import trace
 
 if TYPE_CHECKING:
     from benchmarks.report import Rounds
@@ -170,6 +172,17 @@ def telemetry(rounds: int, operations: int, only_costs: bool, json_path: Path | 
 
 
 @main.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
+def resizing(rounds: int) -> None:
+    """Measure how fast a node forks on command, and how fast a spare takes over."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pooltasks-bench-") as folder,
+        EmbeddedServer(Path(folder) / "data") as server,
+    ):
+        click.echo("\n".join(map(str, following.figures(rounds, server.url, Path(folder)))))
+
+
+@main.command()
 @click.option("--workload", "names", multiple=True, help="A workload; all if none is named.")
 @click.option(
     "--trace",
@@ -196,7 +209,7 @@ def policies(
             param_hint="--workload",
         )
     chosen = [catalogue[name] for name in names or (() if traces else tuple(catalogue))]
-    chosen += [workloads.Workload(it.stem, workloads.trace(it, mean_rate=100.0)) for it in traces]
+    chosen += [workloads.Workload(it.stem, trace(it, mean_rate=100.0)) for it in traces]
     for comparison in comparisons(chosen, seeds, tuning_seeds, seconds):
         for line in lines(comparison):
             click.echo(line)

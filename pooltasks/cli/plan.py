@@ -27,7 +27,10 @@ def plan(rate: str, run_time: str, objective: str, scv: float, as_json: bool) ->
 
     Assumes Poisson arrivals and one slot a worker; exact for exponential runs.
     """
-    from pooltasks.optimizer.staffing import Goal  # noqa: PLC0415  a node loads this module too
+    from pooltasks.optimizer.staffing import (  # noqa: PLC0415  a node loads this module too
+        Goal,
+        time_in_words,
+    )
     from pooltasks.simulator import planning  # noqa: PLC0415  as above
 
     arrivals, run = planning.parse_rate(rate), planning.parse_time(run_time)
@@ -41,7 +44,7 @@ def plan(rate: str, run_time: str, objective: str, scv: float, as_json: bool) ->
     needed, faster = plans
     click.echo(
         f"{needed.workers} workers for {goal}: {needed.utilization:.0%} utilized, "
-        f"{needed.late:.2%} wait longer, {needed.mean_wait * 1000:.2g} ms on average."
+        f"{needed.late:.2%} wait longer, {time_in_words(needed.mean_wait, 2)} on average."
     )
     more = faster.workers - needed.workers
     click.echo(

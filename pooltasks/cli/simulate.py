@@ -50,17 +50,22 @@ _Known = TypeVar("_Known")
     help="A CSV file with a count a minute in its second column, as one more workload.",
 )
 @click.option(
+    "--events",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A CSV file with a row for each operation, its time in the first column, as one more.",
+)
+@click.option(
     "--replay", "span", help="This long of a pool's own traffic, 2min to 1h, as workload."
 )
 @click.option("--pool", "pool_name", help="The pool of --replay, if there are several.")
 @click.option(
-    "--rate", help="Mean arrivals: 500/s, 30/min.  [default: the workload's; 100/s for --trace]"
+    "--rate", help="Mean arrivals: 500/s, 30/min.  [default: the workload's; 100/s for traces]"
 )
 @click.option("--run", "run_time", help="Mean run: 40ms, 1.5s.  [default: 100ms]")
 @click.option(
     "--service",
     type=click.Choice(["deterministic", "exponential", "lognormal", "pareto"]),
-    help="How runs vary.  [default: the workload's; exponential for --trace]",
+    help="How runs vary.  [default: the workload's; exponential for traces]",
 )
 @click.option(
     "--size", "sizes", multiple=True, type=click.IntRange(min=1), help="A fixed size too."
@@ -88,6 +93,7 @@ def simulate(
     names: tuple[str, ...],
     shapes: tuple[str, ...],
     trace: Path | None,
+    events: Path | None,
     span: str | None,
     pool_name: str | None,
     rate: str | None,
@@ -127,7 +133,7 @@ def simulate(
             mean_run=parse_time(run_time) if run_time else None,
             distribution=service,
         )
-        for workload in _workloads(shapes, trace, every=not (trace or span))
+        for workload in _workloads(shapes, trace, events, every=not (trace or events or span))
     ]
     if span:
         if sources or rate or run_time or service:
@@ -175,15 +181,19 @@ def simulate(
         plot.write_text(picture.svg(list(panels.values())), "utf-8")
 
 
-def _workloads(names: tuple[str, ...], trace: Path | None, *, every: bool) -> list[Workload]:
-    """Return the workloads of these names, every one if there are none, and the trace."""
-    from pooltasks.simulator import workloads  # noqa: PLC0415  as above
+def _workloads(
+    names: tuple[str, ...], trace: Path | None, events: Path | None, *, every: bool
+) -> list[Workload]:
+    """Return the workloads of these names, every one if there are none, and the traces."""
+    from pooltasks.simulator import traces, workloads  # noqa: PLC0415  as above
 
     catalogue = workloads.catalogue()
     chosen = names or (tuple(catalogue) if every else ())
     found = list(_chosen("--workload", chosen, catalogue).values())
     if trace:
-        found.append(workloads.Workload(trace.stem, workloads.trace(trace)))
+        found.append(workloads.Workload(trace.stem, traces.trace(trace)))
+    if events:
+        found.append(workloads.Workload(events.stem, traces.events(events)))
     return found
 
 

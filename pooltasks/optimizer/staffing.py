@@ -30,7 +30,16 @@ class Goal:
         return 1.0 - self.quantile
 
     def __str__(self) -> str:
-        return f"{self.quantile * 100:g}% < {self.wait * 1000:g}ms"
+        return f"{self.quantile * 100:g}% < {time_in_words(self.wait).replace(' ', '')}"
+
+
+def time_in_words(seconds: float, digits: int = 4) -> str:
+    """Return a time with a unit that suits it: ``40 ms``, ``1.5 s``, ``30 min``, ``3 h``."""
+    sizes = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+    # What is less than two of a unit is told in the smaller one; a second is 1 s, though.
+    fits = [unit for unit, size in sizes.items() if seconds >= size * (2 if size > 1.0 else 1)]
+    unit = fits[-1] if fits else "ms"
+    return f"{seconds / sizes[unit]:.{digits}g} {unit}"
 
 
 def erlang_b(load: float, slots: int) -> float:

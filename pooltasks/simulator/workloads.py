@@ -6,18 +6,12 @@ tried on the same operations (common random numbers).
 
 from __future__ import annotations
 
-import csv
 import math
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TYPE_CHECKING, Literal, Protocol
-
-from pooltasks.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Literal, Protocol
 
 STEP = 0.1
 """Seconds for which a rate stays the same."""
@@ -301,52 +295,6 @@ def random_walk(low: float = 30.0, high: float = 150.0, sigma: float = 0.05) -> 
         return result[: _count(seconds)]
 
     return rates
-
-
-def trace(path: Path, mean_rate: float = 100.0, bucket: float = 60.0) -> Rates:
-    """Return the rates of a CSV file, rescaled to ``mean_rate`` operations a second.
-
-    Args:
-        path: A header line, then rows whose second column is a count per bucket.
-        mean_rate: Operations a second that the used window is scaled to.
-        bucket: Seconds that one row lasts in the simulation. A window of the
-            needed length starts at a row that the seed chooses.
-
-    Raises:
-        ConfigurationError: The file cannot be read or holds no counts.
-    """
-    counts = _read_counts(path)
-
-    def rates(seconds: float, random: Random) -> list[float]:
-        need = math.ceil(seconds / bucket)
-        window: list[float] = []
-        for _attempt in range(100):
-            start = random.randrange(max(1, len(counts) - need))
-            window = counts[start : start + need]
-            if sum(window) > 0:
-                break
-        else:
-            raise ConfigurationError(f"{path} has no arrivals in its windows of {seconds:g} s.")
-        scale = mean_rate * len(window) / sum(window)
-        values = [count * scale for count in window for _ in range(_count(bucket))]
-        return (values * math.ceil(_count(seconds) / len(values)))[: _count(seconds)]
-
-    return rates
-
-
-def _read_counts(path: Path) -> list[float]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))[1:]
-        counts = [float(row[1]) for row in rows]
-    except (OSError, UnicodeDecodeError, ValueError, IndexError) as error:
-        raise ConfigurationError(
-            f"{path} cannot be read as a trace: {error}. "
-            "It needs a header line and a count in the second column of each row."
-        ) from error
-    if not any(counts) or min(counts) < 0:
-        raise ConfigurationError(f"{path} is no trace: its counts are all 0, or some negative.")
-    return counts
 
 
 def catalogue() -> dict[str, Workload]:

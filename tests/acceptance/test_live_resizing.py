@@ -31,7 +31,7 @@ def test_random_resizes_under_load_lose_nothing_and_run_nothing_twice(
     pool = Pool("code", app=app)
     seeded = random.Random(5)
     results = []
-    for _ in range(30):
+    for _ in range(100):
         results += [
             pool.submit("sample_operations.mark_and_occupy", ["marks", seeded.random() / 50])
             for _ in range(8)

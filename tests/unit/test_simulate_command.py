@@ -25,6 +25,14 @@ def test_plan_says_how_many_workers_how_busy_and_what_half_the_wait_costs():
     )
 
 
+def test_plan_tells_long_times_in_units_that_suit_them():
+    result = ran("plan", "--rate", "2/min", "--run", "90s", "--objective", "95% < 2min")
+    assert result.output == (
+        "5 workers for 95% < 2min: 60% utilized, 1.64% wait longer, 11 s on average.\n"
+        "Half the wait (95% < 60s) takes 6: 1 more (+20%), 50% utilized.\n"
+    )
+
+
 def test_plan_in_json():
     result = ran("plan", "--rate", "30/min", "--run", "2s", "--scv", "0", "--json")
     answer = json.loads(result.output)

@@ -8,7 +8,6 @@ from statistics import fmean, stdev
 
 import pytest
 
-from pooltasks.errors import ConfigurationError
 from pooltasks.optimizer.policies import Decision, Fixed, Limits, Objective
 from pooltasks.optimizer.staffing import Goal, late_share
 from pooltasks.simulator.conditions import Conditions, NodeCrash
@@ -23,7 +22,6 @@ from pooltasks.simulator.workloads import (
     on_off,
     steady,
     step,
-    trace,
 )
 
 LIMITS = Limits(2, 64)
@@ -297,23 +295,6 @@ def test_recovery_that_never_comes_counts_to_the_end():
     (row,) = compare([Workload("bursts", on_off())], builders, [0], seconds=600.0)
     assert row.worst_recovery is not None
     assert row.worst_recovery > 100.0
-
-
-def test_a_trace_is_rescaled(tmp_path):
-    path = tmp_path / "trace.csv"
-    path.write_text("minute,count\n" + "".join(f"{i},{i % 7 + 1}\n" for i in range(100)))
-    rates = trace(path, mean_rate=50.0)(600.0, Random(1))
-    assert len(rates) == 6000
-    assert fmean(rates) == pytest.approx(50.0)
-    assert len(set(rates)) == 7
-
-
-@pytest.mark.parametrize("text", ["", "a,b\n1\n", "a,b\n1,x\n", "a,b\n1,0\n2,0\n", "a,b\n1,-3\n"])
-def test_what_is_no_trace_is_refused_by_name(tmp_path, text):
-    path = tmp_path / "bad.csv"
-    path.write_text(text)
-    with pytest.raises(ConfigurationError, match=r"bad\.csv"):
-        trace(path)
 
 
 @pytest.mark.parametrize(("degrees", "point"), [(1, 12.706), (2, 4.303), (4, 2.776), (19, 2.093)])

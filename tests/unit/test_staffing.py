@@ -14,6 +14,7 @@ from pooltasks.optimizer.staffing import (
     smallest_size,
     tail_factor,
 )
+from pooltasks.simulator.planning import parse_goal
 
 
 def factorial_erlang_c(load: float, slots: int) -> float:
@@ -78,5 +79,17 @@ def test_the_tail_factor_of_exponential_service_is_one():
     assert tail_factor(0.0) == 0.5
 
 
-def test_a_goal_reads_as_it_is_written():
-    assert str(Goal(0.05, 0.99)) == "99% < 50ms"
+@pytest.mark.parametrize(
+    ("wait", "written"),
+    [
+        (0.0005, "99% < 0.5ms"),
+        (0.05, "99% < 50ms"),
+        (1.0, "99% < 1s"),
+        (90.0, "99% < 90s"),
+        (120.0, "99% < 2min"),
+        (7200.0, "99% < 2h"),
+    ],
+)
+def test_a_goal_reads_as_it_is_written(wait, written):
+    assert str(Goal(wait, 0.99)) == written
+    assert parse_goal(written) == Goal(wait, 0.99)

@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from pooltasks.optimizer.demand import ArrivalRate, Rate, ServiceTime
 from pooltasks.optimizer.policies.observation import Decision
-from pooltasks.optimizer.staffing import Goal, late_share, smallest_size, tail_factor
+from pooltasks.optimizer.staffing import (
+    Goal,
+    late_share,
+    smallest_size,
+    tail_factor,
+    time_in_words,
+)
 
 if TYPE_CHECKING:
     from pooltasks.optimizer.policies.observation import Limits, Observation
@@ -228,7 +234,7 @@ class Objective:
         verb = "Keep" if target == observation.size else f"From {observation.size} to"
         demand = (
             f"{rate.mean:.4g} operations/s (at most {rate.upper:.4g}, over {rate.horizon:.0f} s) "
-            f"of {self.service.mean * 1000:.4g} ms"
+            f"of {time_in_words(self.service.mean)}"
         )
         if max(held, draining) < self.limits.minimum:
             why = f"{demand} need {max(held, draining)}, but there are never fewer than {target}"
