@@ -216,7 +216,8 @@ def _recorded(app: Celery, name: str | None, span: str) -> tuple[Replay, Goal, L
             param_hint="--pool",
         )
     pool = Pool(name or pools[0], app=app)
-    queue, samples = pool.samples(seconds)
+    # The first sample is of a second that began before it, and so is only partly known.
+    queue, samples = pool.samples(seconds + 2.0)
     its = pool.settings
     goal = Goal(its.objective.wait_ms / 1000.0, its.objective.quantile)
     limits = Limits(its.min_pool_size, its.max_pool_size)

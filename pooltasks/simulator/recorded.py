@@ -39,6 +39,7 @@ class Recording:
         pool: Its name.
         arrivals: Operations that arrived in each second, oldest first.
         sizes: Workers that the pool was to have in each of these.
+        overflow: Temporary ones that it had beyond these.
         waits: How long operations waited that started in each of these.
         runs: How long operations ran.
         around: Seconds that workers were busy with one operation beyond its run, on average.
@@ -47,6 +48,7 @@ class Recording:
     pool: str
     arrivals: list[int]
     sizes: list[int]
+    overflow: list[int]
     waits: list[Histogram]
     runs: Histogram
     around: float
@@ -67,7 +69,7 @@ class Recording:
 
     def worker_seconds(self, since: float) -> float:
         """Return what the pool took after its first ``since`` seconds."""
-        return float(sum(self.sizes[int(since) :]))
+        return float(sum(self.sizes[int(since) :]) + sum(self.overflow[int(since) :]))
 
 
 def record(
@@ -99,7 +101,7 @@ def record(
             by_second.setdefault(math.floor(one.at), []).append((node, one))
     present: dict[str, StoredSample] = {}
     depth = started = arrived = 0
-    counts, sizes, waits = [], [], []
+    counts, sizes, overflow, waits = [], [], [], []
     runs = []
     busy = 0.0
     for second in range(start - 1, end):
@@ -119,6 +121,7 @@ def record(
         counts.append(total - arrived)
         arrived = total
         sizes.append(sum(one.sample.size for one in present.values()))
+        overflow.append(sum(one.sample.overflow for one in present.values()))
     whole = Histogram.merged(runs)
     if not whole.count or not sum(counts[1:]):
         raise ConfigurationError(
@@ -127,7 +130,7 @@ def record(
         )
     # The first second only tells what waited before.
     around = max(0.0, busy - whole.total) / whole.count
-    return Recording(pool, counts[1:], sizes[1:], waits[1:], whole, around)
+    return Recording(pool, counts[1:], sizes[1:], overflow[1:], waits[1:], whole, around)
 
 
 @dataclass(frozen=True)

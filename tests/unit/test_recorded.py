@@ -34,7 +34,7 @@ def histogram(values):
     return whole
 
 
-def sample(at, *, waits=(), runs=(), busy=0.0, size=2, reserved=0, depth=0, stopped=False):
+def sample(at, *, waits=(), runs=(), busy=0.0, size=2, stopped=False, **state):
     counts = Counts(wait=histogram(waits), run=histogram(runs), busy=busy)
     return StoredSample(
         Sample(
@@ -43,12 +43,13 @@ def sample(at, *, waits=(), runs=(), busy=0.0, size=2, reserved=0, depth=0, stop
             size=size,
             warm=size,
             busy=0,
-            reserved=reserved,
+            reserved=state.get("reserved", 0),
             reserved_age=0.0,
+            overflow=state.get("overflow", 0),
             stopped=stopped,
             counts=counts,
         ),
-        QueueState(at=at, depth=depth, published_at=None),
+        QueueState(at=at, depth=state.get("depth", 0), published_at=None),
     )
 
 
@@ -82,6 +83,13 @@ def test_the_numbers_of_nodes_add_up_and_one_that_stopped_is_gone():
     assert recording.arrivals[-40:] == [1] * 40
     assert (recording.sizes[0], recording.sizes[-1]) == (4, 3)
     assert recording.worker_seconds(since=120.0) == 30.0
+
+
+def test_temporary_workers_cost_what_others_do():
+    its = samples_of(150, waits=[ON_TIME], runs=[0.1], size=3, overflow=2)
+    recording = record("code", {"a": its}, NOW, 130.0)
+    assert recording.sizes[-1] == 3
+    assert recording.worker_seconds(since=120.0) == 50.0
 
 
 def test_numbers_of_nodes_that_go_back_a_little_lose_and_invent_nothing():
@@ -202,6 +210,17 @@ def test_the_objective_of_a_replay_is_the_pools(app, monkeypatch):
         app, "--replay", "5min", "--size", "2", "--json", "--objective", str(Goal())
     ).output.splitlines()
     assert json.loads(own)["violations"]["mean"] == 1.0
+
+
+def test_a_pool_that_was_there_all_the_time_can_replay_the_shortest_span(app, monkeypatch):
+    its = samples_of(300, waits=[ON_TIME], runs=[0.1])
+
+    def samples(_, seconds):
+        return QueueState(NOW, 0, None), {"a": [one for one in its if one.at >= NOW - seconds]}
+
+    monkeypatch.setattr(Pool, "samples", samples)
+    result = simulated(app, "--replay", "2min", "--size", "2")
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("span", ["10s", "2h"])
