@@ -47,6 +47,7 @@ class Feed:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._thread = ThreadPoolExecutor(1, "pooltasks-feed")
+        self._beside = ThreadPoolExecutor(1, "pooltasks-history")
         self._client = impatient_client(app)
         self._watch = NodeWatch(app)
         self._watch.start()
@@ -69,9 +70,10 @@ class Feed:
         )
 
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._watch.close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._thread, self._beside):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(self, question: Hashable, read: Callable[[], dict[str, Any]]) -> bytes:
         now = time.monotonic()
@@ -113,7 +115,9 @@ class Feed:
 
     def _reader(self, pool: str) -> PoolReader:
         if pool not in self._readers:
-            self._readers[pool] = PoolReader(self._app, self._client, pool, self._watch)
+            self._readers[pool] = PoolReader(
+                self._app, self._client, pool, self._watch, self._beside
+            )
         reader = self._readers[pool]
         reader.used_at = time.monotonic()
         return reader

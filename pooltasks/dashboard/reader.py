@@ -12,6 +12,7 @@ from pooltasks import keys
 from pooltasks.broker.queues import lists_of
 from pooltasks.dashboard import view
 from pooltasks.dashboard.audit import AuditLog
+from pooltasks.dashboard.by_operation import RecentOperations
 from pooltasks.dashboard.decided import RecentDecisions
 from pooltasks.dashboard.events import MOST, EventLog, deaths
 from pooltasks.dashboard.recent import RecentSamples, RunningCounts
@@ -20,6 +21,8 @@ from pooltasks.metrics.view import PoolWork
 from pooltasks.pools import Pool
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import redis
     from celery import Celery
 
@@ -46,12 +49,15 @@ class PoolReader:
         client: A client of its server.
         name: The pool's name.
         watch: Asks its nodes.
+        beside: Reads what takes long.
 
     Raises:
         ConfigurationError: There is no such pool.
     """
 
-    def __init__(self, app: Celery, client: redis.Redis, name: str, watch: NodeWatch) -> None:
+    def __init__(
+        self, app: Celery, client: redis.Redis, name: str, watch: NodeWatch, beside: Executor
+    ) -> None:
         self.pool = Pool(name, app)
         self._client = client
         self._watch = watch
@@ -63,6 +69,8 @@ class PoolReader:
         self._collector = Collector(self._samples, settings.objective, settings.metrics_interval)
         self._counts: defaultdict[int, RunningCounts] = defaultdict(RunningCounts)
         self._events: defaultdict[int, EventLog] = defaultdict(EventLog)
+        self._operations: dict[int, RecentOperations] = {}
+        self._beside = beside
         self._points: dict[int, dict[float, HistoryPoint]] = {}
         self.used_at = time.monotonic()
 
@@ -110,6 +118,7 @@ class PoolReader:
         answers = self._watch.look(view.live_nodes(metrics))
         return {
             **view.metrics(self.pool, metrics),
+            "operations": self._by_operation(window, metrics),
             "nodes": view.nodes(metrics, answers, deaths(events)),
             "audit": self._audit.latest(_MOST_ACTIONS),
             "dead_letters": self._dead_letters(),
@@ -145,6 +154,16 @@ class PoolReader:
             work=PoolWork.of(known, covered(spans, window)),
             health=health_of(objective, known, present.load, size) if known else None,
         )
+
+    def _by_operation(self, window: int, metrics: PoolMetrics) -> list[dict[str, Any]] | None:
+        """Return what each operation did; None if nothing is known, or not yet."""
+        if metrics.work.operations is None:
+            return None
+        if window not in self._operations:
+            self._operations[window] = RecentOperations(self._samples, window, self._beside)
+        nodes = list(self._samples.read(window)[1])
+        by_operation = self._operations[window].update(nodes, metrics.at)
+        return None if by_operation is None else view.operations(by_operation)
 
     def _dead_letters(self) -> int:
         number: Any = self._client.hlen(keys.dead_letters(self.pool.queue))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from pooltasks.dashboard.watch import Answer
     from pooltasks.metrics.health import Health
-    from pooltasks.metrics.view import HistoryPoint, NodeMetrics, PoolMetrics, Quantiles
+    from pooltasks.metrics.view import HistoryPoint, NodeMetrics, PoolMetrics, Quantiles, Work
     from pooltasks.pools import Pool
 
 
@@ -27,6 +27,7 @@ def overview(
         "nodes": _node_states(metrics),
         "utilization": work.utilization,
         "wait_p99": work.wait.p99 if work.wait else None,
+        "late": is_late(pool, metrics),
         "objective": _objective(pool),
         "throughput": work.throughput,
         "error_rate": work.error_rate,
@@ -50,7 +51,31 @@ def metrics(pool: Pool, metrics: PoolMetrics) -> dict[str, Any]:
         "work": asdict(metrics.work),
         "health": _health(metrics.health),
         "objective": _objective(pool),
+        "late": is_late(pool, metrics),
     }
+
+
+def operations(by_operation: Mapping[str, Work]) -> list[dict[str, Any]]:
+    """Return what each operation did, as ``Pool.metrics().by_operation`` has it.
+
+    ``share`` (0–1) is its part of the seconds in which workers were busy.
+    """
+    busy = sum(work.busy or 0.0 for work in by_operation.values())
+    return [
+        {
+            "name": name,
+            "operations": work.operations,
+            "error_rate": work.error_rate,
+            "wait": _typical(work.wait),
+            "run": _typical(work.run),
+            "share": (work.busy or 0.0) / busy if busy else None,
+        }
+        for name, work in by_operation.items()
+    ]
+
+
+def _typical(quantiles: Quantiles | None) -> dict[str, float] | None:
+    return {"p50": quantiles.p50, "p99": quantiles.p99} if quantiles else None
 
 
 def live_nodes(metrics: PoolMetrics) -> list[str]:
@@ -84,7 +109,6 @@ def nodes(
                 "celery_name": _celery_name(node),
                 "restarts": restarts.get(node.name, 0),
                 "workers": answer.status["workers"] if answer and known else None,
-                "spares": answer.status["spares"] if answer and known else None,
             }
         )
     return rows
@@ -125,9 +149,11 @@ def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
         problems.append(f"{_plural(silent, 'node')} silent")
     if load.size and load.warm is not None and load.warm < load.size:
         problems.append(f"{load.warm} of {load.size} workers warm")
-    if load.oldest_age is not None and load.oldest_age * 1000 > objective.wait_ms:
-        problems.append(f"the oldest operation has waited {_duration(load.oldest_age)}")
-    if health and health.costs["waiting"] and work.wait:
+    level = score_level(health)
+    age = load.oldest_age or 0.0
+    if age * 1000 > objective.wait_ms and (age > _OLD or level != "good"):
+        problems.append(f"the oldest operation has waited {_duration(age)}")
+    if is_late(pool, metrics):
         problems.append(
             f"wait p{objective.quantile * 100:g} above its objective of {objective.wait_ms:g} ms"
         )
@@ -135,12 +161,27 @@ def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
         remarks.append(f"{100 * (work.error_rate or 0):.2g} % of the operations failed")
     if work.recoveries:
         remarks.append(f"{_plural(work.recoveries, 'worker')} died")
-    level = score_level(health)
     if level == "good" and problems:
         level = "fair"
     text = "; ".join(problems + remarks)
     text = text or f"{_plural(live, 'node')}, {_plural(load.warm, 'warm worker')}"
     return {"level": level, "text": f"{text[0].upper()}{text[1:]}."}
+
+
+def is_late(pool: Pool, metrics: PoolMetrics) -> bool:
+    """Return whether more operations waited too long than the objective of the pool allows."""
+    wait, health, objective = metrics.work.wait, metrics.health, pool.settings.objective
+    if wait is None or health is None or not health.costs["waiting"]:
+        return False
+    if (metrics.load.oldest_age or 0.0) * 1000 <= objective.wait_ms:
+        return True  # nothing else costs that
+    below = max((q for q in _QUANTILES if q <= objective.quantile), default=None)
+    return below is not None and getattr(wait, _QUANTILES[below]) * 1000 > objective.wait_ms
+
+
+_QUANTILES = {0.5: "p50", 0.9: "p90", 0.99: "p99", 0.999: "p999"}
+_OLD = 1.0
+"""Seconds of waiting of a single operation that are a problem: every objective allows some."""
 
 
 def score_level(health: Health | None) -> str:

@@ -215,13 +215,26 @@ class SampleStore:
             since: Server time of the first record, seconds since the epoch.
         """
         records: list[tuple[float, OperationRecord]] = []
-        for entries in self._entries([keys.node_operations(self.pool, it) for it in nodes], since):
+        for entries in self.operation_entries(list(nodes), since).values():
             by_number = {}
             for at, value in entries:
                 record = OperationRecord.decode(value)
                 by_number[record.number] = (at, record)
             records += by_number.values()
         return records
+
+    def operation_entries(
+        self, nodes: Sequence[str], since: float
+    ) -> dict[str, list[tuple[float, bytes]]]:
+        """Return what :meth:`read_operations` does for each node, as it is stored.
+
+        A record that may not have arrived comes again under its number.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        streams = [keys.node_operations(self.pool, node) for node in nodes]
+        return dict(zip(nodes, self._entries(streams, since), strict=True))
 
     def _entries(self, streams: Sequence[str], since: float) -> list[list[tuple[float, bytes]]]:
         """Return the entries of streams, each with its server time in seconds."""

@@ -24,8 +24,9 @@ ACCOUNT = "operator:secret"
 class Dashboard:
     """A dashboard process, and what it answers."""
 
-    def __init__(self, deployment: Deployment, port: int, prefix: str = "") -> None:
+    def __init__(self, deployment: Deployment, pid: int, port: int, prefix: str = "") -> None:
         self.deployment = deployment
+        self.pid = pid
         self.address = f"http://127.0.0.1:{port}"
         self.prefix = prefix
 
@@ -96,7 +97,7 @@ def running(deployment: Deployment, *options: str, prefix: str = "") -> Iterator
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    dashboard = Dashboard(deployment, port, prefix)
+    dashboard = Dashboard(deployment, process.pid, port, prefix)
 
     def up() -> bool:
         assert process.poll() is None, log.read_text(errors="replace")

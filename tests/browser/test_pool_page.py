@@ -98,6 +98,55 @@ def test_the_numbers_on_the_page_are_those_of_the_pool(
     assert watched.text("#live-text").removeprefix("Live · ").lstrip("0").startswith(local)
 
 
+def test_each_operation_is_shown_as_the_pool_counts_it(
+    worked: Scene, watch: Callable[..., Watched]
+) -> None:
+    watched = watch("/pools/code?window=900")
+    watched.wait_for("document.querySelectorAll('#operations tbody tr').length >= 3", "they come")
+    by_operation = worked.pool.metrics(900).by_operation
+    busy = sum(work.busy for work in by_operation.values())
+    expected = {
+        name: [
+            name,
+            str(sum(work.operations[outcome] for outcome in ("success", "failure"))),
+            str(work.operations["failure"]),
+            *(
+                shown(watched, function, value)
+                for function, value in [
+                    ("percent", work.error_rate),
+                    ("duration", work.wait.p50),
+                    ("duration", work.wait.p99),
+                    ("duration", work.run.p50),
+                    ("duration", work.run.p99),
+                    ("percent", work.busy / busy),
+                ]
+            ),
+        ]
+        for name, work in by_operation.items()
+    }
+    assert {"sample_operations.add", "sample_operations.fail"} <= set(expected)
+
+    def table() -> list[list[str]]:
+        rows = watched.page.locator("#operations tbody tr").all()
+        return [row.locator("td").all_inner_texts() for row in rows]
+
+    assert table() == sorted(expected.values(), key=lambda its: (-int(its[1]), its[0]))
+    # By failures, by name, and by name backwards; a link shows the same.
+    watched.page.get_by_role("button", name="Failed").click()
+    assert table()[0][0] == "sample_operations.fail"
+    assert query(watched)["sort"] == ["-failed"]
+    watched.page.get_by_role("button", name="Operation", exact=True).click()
+    assert [its[0] for its in table()] == sorted(expected)
+    watched.page.get_by_role("button", name="Operation", exact=True).click()
+    assert [its[0] for its in table()] == sorted(expected, reverse=True)
+    again = watch(urlsplit(watched.page.url).path + "?" + urlsplit(watched.page.url).query)
+    again.wait_for(
+        "document.querySelector('#operations [aria-sort]')?.ariaSort === 'descending'",
+        "it is sorted as the address says",
+    )
+    assert query(again)["sort"] == ["-name"]
+
+
 def test_all_pools_are_listed_the_worst_first(worked: Scene, watch: Callable[..., Watched]) -> None:
     redis_client(worked.pool.app).lpush("pool.idle", "x")
     watched = watch("/pools")

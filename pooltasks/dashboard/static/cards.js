@@ -2,14 +2,14 @@
 
 import { byId, element, rows, setData, setText } from "./dom.js";
 import {
-  UNKNOWN, count, duration, percent, plural, promise, rate, span,
+  UNKNOWN, bytes, cores, count, duration, percent, plural, promise, rate, span,
 } from "./format.js";
 import { CATEGORIES } from "./charts.js";
 
 const STALE_DECISION = 10; // seconds
 const QUANTILES = ["p50", "p90", "p99", "p999"];
 
-export function fillCards({ work, load, health, objective, window, optimizer, nodes }) {
+export function fillCards({ work, load, late, objective, window, optimizer }) {
   setText(byId("utilization"), percent(work?.utilization));
   const needle = byId("utilization-gauge");
   needle.style.width = `${(work?.utilization ?? 0) * 100}%`;
@@ -18,7 +18,7 @@ export function fillCards({ work, load, health, objective, window, optimizer, no
   setText(byId("finished"), finished === null ? UNKNOWN
     : `${plural(finished, "operation")} finished in the last ${span(window)}`);
   setText(byId("wait"), duration(work?.wait?.p99));
-  setData(byId("wait"), "late", String(Boolean(health?.costs.waiting)));
+  setData(byId("wait"), "late", String(Boolean(late)));
   setText(byId("objective"), objective ? promise(objective) : "");
   for (const line of byId("quantiles").children) {
     const its = work?.[line.dataset.of];
@@ -26,7 +26,7 @@ export function fillCards({ work, load, health, objective, window, optimizer, no
   }
   setText(byId("error-rate"), percent(work?.error_rate));
   fillErrors(work, finished);
-  fillFacts(load, optimizer?.target, nodes);
+  fillFacts(load, optimizer?.target, objective);
   fillOptimizer(optimizer);
 }
 
@@ -63,25 +63,24 @@ const FACTS = [
   ["Active", (load) => count(load?.busy)],
   ["Idle", (load) => count(load?.idle)],
   ["Warming", (load) => count(load?.warming)],
-  ["Spares", (load, target, nodes) => count(spares(nodes))],
+  ["Spares", (load) => count(load?.spares)],
   ["Overflow", (load) => count(load?.overflow)],
   ["Queue depth", (load) => count(load?.queue_depth)],
   ["Backlog", (load) => count(load?.backlog)],
-  ["Oldest", (load) => duration(load?.oldest_age)],
+  ["Oldest", (load) => duration(load?.oldest_age),
+    (load, objective) => load.oldest_age > objective.wait],
+  ["CPU", (load) => cores(load?.cpu)],
+  ["Memory", (load) => bytes(load?.memory)],
 ];
 
-// Of all nodes; not known as long as one of them has not said.
-function spares(nodes) {
-  const live = (nodes ?? []).filter((node) => node.state !== "stale");
-  if (live.length === 0 || live.some((node) => node.spares === null)) return null;
-  return live.reduce((sum, node) => sum + node.spares, 0);
-}
-
-function fillFacts(load, target, nodes) {
+function fillFacts(load, target, objective) {
   rows(byId("facts"), FACTS, {
     key: ([name]) => name,
     make: ([name]) => element("div", {}, element("dt", {}, name), element("dd")),
-    fill: (tile, [, text]) => setText(tile.lastChild, text(load, target, nodes)),
+    fill: (tile, [, text, late]) => {
+      setText(tile.lastChild, text(load, target));
+      setData(tile.lastChild, "late", String(Boolean(load && late?.(load, objective))));
+    },
   });
 }
 

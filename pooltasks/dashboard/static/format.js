@@ -29,6 +29,7 @@ export function percent(ratio) {
 
 export function rate(perSecond) {
   if (!known(perSecond)) return UNKNOWN;
+  if (perSecond === 0) return "0 /s";
   if (perSecond > 0 && perSecond < 0.095) return `${Number(perSecond.toPrecision(1))} /s`;
   return `${perSecond >= 100 ? whole.format(perSecond) : digits(perSecond, 1)} /s`;
 }
@@ -53,8 +54,14 @@ export function span(seconds) {
   return seconds > 60 ? `${seconds / 60} minutes` : "minute";
 }
 
-export function megabytes(bytes) {
-  return known(bytes) ? `${digits(bytes / 2 ** 20, 1)} MB` : UNKNOWN;
+export function bytes(number) {
+  if (!known(number)) return UNKNOWN;
+  return number < 2 ** 30 ? `${digits(number / 2 ** 20, 1)} MB` : `${digits(number / 2 ** 30)} GB`;
+}
+
+// Processor seconds a second.
+export function cores(number) {
+  return known(number) ? `${digits(number)} ${number === 1 ? "core" : "cores"}` : UNKNOWN;
 }
 
 const pad = (number) => String(number).padStart(2, "0");

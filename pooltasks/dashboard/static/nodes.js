@@ -1,7 +1,7 @@
 // Nodes, and under each its workers and what they do.
 
 import { byId, cells, element, fillCells, keyed, setData, setText } from "./dom.js";
-import { UNKNOWN, count, duration, megabytes, percent, plural } from "./format.js";
+import { UNKNOWN, bytes, count, duration, percent, plural } from "./format.js";
 
 const STATES = {
   live: "live",
@@ -38,8 +38,11 @@ function makeNode(onDrain) {
       { class: "pt-node" },
       element("th", { scope: "rowgroup" }),
       element("td", { class: "pt-state" }),
-      element("td", { colspan: 6, class: "pt-note pt-summary" }),
-      element("td", { class: "num" }, button),
+      element("td", { colspan: 2, class: "pt-note pt-summary" }),
+      element("td", { class: "num pt-cpu" }),
+      element("td", { class: "num pt-memory" }),
+      element("td", { colspan: 2, class: "num pt-note pt-restarts" }),
+      element("td", { class: "num pt-drain" }, button),
     ),
   );
   button.addEventListener("click", () => onDrain(body.node));
@@ -54,8 +57,13 @@ function fillNode(body, node) {
   head.cells[0].title = node.celery_name;
   const silent = node.state === "stale" ? ` for ${duration(Math.floor(node.silent))}` : "";
   setText(head.cells[1], STATES[node.state] + silent);
-  setText(head.cells[2], node.state === "stale" ? UNKNOWN : summary(node));
-  const [button] = head.cells[3].children;
+  const stale = node.state === "stale";
+  setText(head.cells[2], stale ? UNKNOWN : summary(node));
+  setText(head.cells[3], stale ? UNKNOWN : percent(node.cpu));
+  setText(head.cells[4], stale ? UNKNOWN : bytes(node.memory));
+  setText(head.cells[5], plural(node.restarts, "restart"));
+  setData(head.cells[5], "late", String(node.restarts > 0));
+  const [button] = head.cells[6].children;
   setText(button, node.state === "draining" ? "Undrain…" : "Drain…");
   button.disabled = node.workers === null || byId("nodes").dataset.locked === "true";
   button.setAttribute("aria-label", `${button.textContent} ${node.celery_name}`);
@@ -68,11 +76,10 @@ function fillNode(body, node) {
 
 function summary(node) {
   return [
-    `${count(node.warm)} of ${plural(node.size, "worker")} warm`,
+    `${count(node.warm)} of ${count(node.size)} warm`,
     `${count(node.busy)} busy`,
     `${percent(node.utilization)} used`,
     `${count(node.reserved)} reserved`,
-    plural(node.restarts, "restart"),
   ].join(" · ");
 }
 
@@ -94,7 +101,7 @@ function fillWorker(row, worker) {
     worker.operation ?? "",
     worker.operation === null ? "" : duration(worker.seconds),
     percent(worker.cpu_share),
-    megabytes(worker.memory),
+    bytes(worker.memory),
     count(worker.operations),
     duration(Math.floor(worker.age)),
     check(worker.health),

@@ -9,6 +9,7 @@ import { Chart } from "./plots.js";
 import { SPECS } from "./charts.js";
 import { fillCards, fillHealth } from "./cards.js";
 import { fillNodes } from "./nodes.js";
+import { Operations } from "./operations.js";
 import { fillEvents } from "./events.js";
 import { Actions } from "./actions.js";
 import { Letters } from "./letters.js";
@@ -21,6 +22,7 @@ const charts = [...document.querySelectorAll("[data-chart]")].map(
 );
 const actions = new Actions(start, () => feed.restart());
 const letters = new Letters(start, actions);
+const operations = new Operations();
 let seconds = Number(read("window", windows, String(start.window)));
 
 function show(answer) {
@@ -39,6 +41,7 @@ function show(answer) {
   for (const chart of charts) chart.update(context);
   fillCards(answer);
   fillHealth(answer.health);
+  operations.update(answer);
   fillNodes(answer.nodes, (node) => actions.drain(node));
   fillEvents(answer);
   actions.take(answer);
@@ -50,6 +53,7 @@ function show(answer) {
 function unknown(level, text) {
   fillCards({ window: seconds });
   fillHealth(null);
+  operations.unknown();
   fillNodes(null);
   letters.update(null);
   say(level, text);

@@ -2,7 +2,9 @@
 
 import { byId, element, rows, setData, setText } from "./dom.js";
 import { UNKNOWN, clock, count, duration, percent, plural, promise, rate } from "./format.js";
+import { read, write } from "./address.js";
 import { startFeed } from "./refresh.js";
+import { asShown, watchPointing } from "./sorting.js";
 import { drawSpark } from "./spark.js";
 
 const start = JSON.parse(byId("start").textContent);
@@ -26,8 +28,14 @@ const TEXTS = [
 ];
 const FIRST = 2;
 const WAIT = 3;
+const ERRORS = 6;
+const OLDEST = 8;
 const WARM = 9;
 const DEAD = 12;
+const key = (pool) => pool.pool;
+const isPointedAt = watchPointing(body);
+const filter = byId("filter");
+let latest = null;
 const NAMED = 3; // pools in the sentence at the top
 
 function makeRow(pool) {
@@ -58,8 +66,10 @@ function fillRow(row, pool) {
     if (text) setText(cell, text(pool));
     else drawSpark(cell, pool.spark);
   });
-  setData(row.children[WAIT], "late", String(Boolean(pool.health?.costs.waiting)));
+  setData(row.children[WAIT], "late", String(pool.late));
   row.children[WAIT].title = promise(pool.objective);
+  setData(row.children[ERRORS], "late", String(Boolean(pool.health?.costs.errors)));
+  setData(row.children[OLDEST], "late", String(pool.oldest_age > pool.objective.wait));
   setData(row.children[WARM], "late", String(pool.warm < pool.size));
   setData(row.children[DEAD], "late", String(pool.dead_letters > 0));
 }
@@ -69,7 +79,8 @@ function show(answer) {
     unknown(`The server does not answer since ${clock(answer.server.since)}.`);
     return;
   }
-  rows(body, answer.pools, { key: (pool) => pool.pool, make: makeRow, fill: fillRow });
+  latest = answer;
+  fillTable();
   const all = plural(answer.pools.length, "pool");
   const ill = ["bad", "fair"].map((level) =>
     answer.pools.filter((pool) => pool.verdict.level === level).map((pool) => pool.pool),
@@ -84,7 +95,20 @@ function show(answer) {
   }
 }
 
+function fillTable() {
+  const wanted = filter.value.toLowerCase();
+  const pools = latest.pools.filter((pool) => pool.pool.toLowerCase().includes(wanted));
+  rows(body, isPointedAt() ? asShown(pools, body, key) : pools, {
+    key,
+    make: makeRow,
+    fill: fillRow,
+  });
+  setText(byId("no-pools"), `No pool is called so, of ${plural(latest.pools.length, "pool")}.`);
+  byId("no-pools").hidden = pools.length > 0;
+}
+
 function unknown(text) {
+  latest = null;
   for (const row of body.rows) {
     const [head, badge, ...others] = row.cells;
     setText(head.lastChild, "Not known at the moment.");
@@ -104,6 +128,11 @@ function say(level, text) {
   setText(byId("status"), text);
 }
 
+filter.value = read("pool", null, "");
+filter.addEventListener("input", () => {
+  write("pool", filter.value, "");
+  if (latest !== null) fillTable();
+});
 startFeed({
   url: () => `${start.root}/-/data`,
   onAnswer: show,
