@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -109,11 +110,14 @@ class DataHandler(Handler):
             raise HTTPError(503, "The server does not answer.") from error
 
     def answer(self, compressed: bytes, kind: str = "application/json") -> None:
-        """Write what is compressed already."""
+        """Write what is compressed already, to those who cannot read that as it was."""
         self.set_header("Content-Type", kind)
         self.set_header("Vary", "Accept-Encoding")
-        self.set_header("Content-Encoding", "gzip")
-        self.write(compressed)
+        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            self.set_header("Content-Encoding", "gzip")
+            self.write(compressed)
+        else:
+            self.write(gzip.decompress(compressed))
 
 
 class PoolsPage(Handler):

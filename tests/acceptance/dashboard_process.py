@@ -42,7 +42,7 @@ class Dashboard:
         request = urllib.request.Request(  # noqa: S310  the address is ours
             self.address + self.prefix + path,
             data=None if body is None else json.dumps(body).encode(),
-            headers=headers or {},
+            headers={"Accept-Encoding": "gzip"} | (headers or {}),
         )
         if account is not None:
             login = b64encode(account.encode()).decode()
@@ -83,15 +83,17 @@ class Dashboard:
 
 
 @contextmanager
-def running(deployment: Deployment, *options: str, prefix: str = "") -> Iterator[Dashboard]:
+def running(
+    deployment: Deployment, *options: str, prefix: str = "", stock: bool = False
+) -> Iterator[Dashboard]:
+    """Run a dashboard; ``stock`` is Flower by itself, with Celery's own command."""
     with reserved_port(None) as port:
         pass
+    program = ["celery", "-A", "pooltasks", "flower"] if stock else ["pooltasks", "dashboard"]
     log = deployment.folder / f"dashboard-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            deployment.command(
-                "pooltasks", "dashboard", f"--port={port}", "--address=127.0.0.1", *options
-            ),
+            deployment.command(*program, f"--port={port}", "--address=127.0.0.1", *options),
             env=deployment.environment,
             cwd=deployment.folder,
             stdout=output,

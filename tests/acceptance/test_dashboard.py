@@ -70,6 +70,17 @@ def test_pages_data_and_files_are_there_and_load_nothing_from_elsewhere(
     assert guarded.json("/pools/code/data?window=60")["load"]["warm"] is None
 
 
+def test_data_and_files_are_compressed_for_those_who_can_read_it(guarded: Dashboard) -> None:
+    script = next(file for file in files_of(guarded.ask("/pools")[1]) if file.endswith(".js"))
+    for path in ("/pools/-/data", "/pools/code/data", script):
+        _, text, headers = guarded.ask(path)
+        assert headers["Content-Encoding"] == "gzip"
+        assert "Accept-Encoding" in headers["Vary"]
+        _, plain, headers = guarded.ask(path, headers={"Accept-Encoding": "identity"})
+        assert "Content-Encoding" not in headers
+        assert text[:5] == plain[:5]
+
+
 def test_flower_is_still_there_and_leads_to_the_pools(guarded: Dashboard) -> None:
     for path in ("/", "/workers", "/tasks"):
         status, page, _ = guarded.ask(path)
@@ -169,6 +180,14 @@ def test_a_dashboard_that_only_shows_or_asks_for_no_login_does_nothing(place: De
             assert status == 403
             assert why in text
             assert why in dashboard.ask("/pools/code")[1]
+
+
+def test_flower_by_itself_works_as_ever(place: Deployment) -> None:
+    with running(place, f"--basic-auth={ACCOUNT}", stock=True) as flower:
+        for path in ("/", "/workers", "/tasks", "/broker"):
+            assert flower.ask(path)[0] == 200
+        assert "/pools" not in flower.ask("/workers")[1]
+        assert flower.ask("/pools")[0] == 404
 
 
 def test_everything_moves_below_a_prefix(place: Deployment) -> None:

@@ -276,6 +276,14 @@ def test_dead_letters_are_searched_shown_retried_and_deleted(
 
     watched.page.get_by_label("Reason contains").fill("")
     watched.wait_for("document.querySelectorAll('#dead tbody tr').length === 2", "two are left")
+    letters.nth(0).get_by_role("button").click()
+    dialog.get_by_role("button", name="Retry").click()
+    watched.wait_for(
+        "document.getElementById('toast-container').textContent.includes('1 sent again.')",
+        "a single one is retried where it is shown",
+    )
+    # Nobody knows such operations: the node makes them dead letters once more.
+    watched.wait_for("document.querySelectorAll('#dead tbody tr').length === 2", "it is back")
     watched.page.get_by_label("Choose all that are shown").check()
     assert watched.text("#dead-chosen") == "2 chosen"
     watched.page.locator("#dead-retry").click()

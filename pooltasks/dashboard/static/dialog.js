@@ -20,9 +20,10 @@ byId("dialog").addEventListener("close", () => finish?.());
 //   title    what is about to be done
 //   body     elements that explain, and take what is to be known
 //   verb     of the button; none if there is nothing to be done
+//   cancel   of the button that does nothing
 //   danger   whether something is lost by it
 //   act()    does it and returns its outcome in words
-export function confirm({ title, body, verb, danger = false, act }) {
+export function confirm({ title, body, verb, cancel = "Cancel", danger = false, act }) {
   const dialog = byId("dialog");
   const button = byId("dialog-do");
   const problem = byId("dialog-problem");
@@ -32,7 +33,7 @@ export function confirm({ title, body, verb, danger = false, act }) {
   button.hidden = act === undefined;
   button.disabled = false;
   button.className = `btn ${danger ? "btn-danger" : "btn-primary"}`;
-  setText(byId("dialog-cancel"), act === undefined ? "Close" : "Cancel");
+  setText(byId("dialog-cancel"), cancel);
   problem.hidden = true;
   dialog.showModal();
   return new Promise((resolve) => {

@@ -9,8 +9,8 @@ import { confirm } from "./dialog.js";
 const TYPING_MS = 250;
 const FIELDS = ["reason", "operation"];
 const VERBS = {
-  retry: ["Retry", "They are sent to the pool again, each once, without their old deadline."],
-  drop: ["Delete", "They and their messages are gone for good."],
+  retry: ["Retry", "sent to the pool again, each once, without the old deadline."],
+  drop: ["Delete", "gone for good, with the message."],
 };
 
 const letterRow = cells(["", "pt-time", "pt-name", "num", "pt-reason"]);
@@ -137,7 +137,7 @@ export class Letters {
     const [verb, consequence] = VERBS[name];
     const done = await confirm({
       title: `${verb} ${plural(ids.length, "dead letter")}`,
-      body: [element("p", {}, consequence)],
+      body: [element("p", {}, `They are ${consequence}`)],
       verb,
       danger: name === "drop",
       act: () => this.actions.post(name, { letters: ids }),
@@ -159,14 +159,23 @@ export class Letters {
       element("pre", { tabindex: 0, "aria-label": title }, text),
     ];
     const deliveries = plural(letter.deliveries, "delivery", "deliveries");
-    confirm({
+    const [verb, consequence] = VERBS.retry;
+    const retry = { verb, act: () => this.actions.post("retry", { letters: [id] }) };
+    const done = await confirm({
       title: letter.operation ?? "An unreadable message",
       body: [
         element("p", { class: "pt-note" }, `${id} · since ${moment(letter.at)} · ${deliveries}`),
         ...part("Reason", letter.reason),
         ...(letter.arguments === null ? [] : part("Arguments", letter.arguments)),
         ...part("Message", letter.message),
+        ...(this.locked ? [] : [element("p", { class: "pt-note mt-2" }, `${verb}: it is ${consequence}`)]),
       ],
+      cancel: "Close",
+      ...(this.locked ? {} : retry),
     });
+    if (done) {
+      this.load();
+      this.actions.after();
+    }
   }
 }
