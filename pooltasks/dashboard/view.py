@@ -118,13 +118,18 @@ def _celery_name(node: NodeMetrics) -> str:
     return node.name.rpartition("/")[0] or node.name
 
 
-def concern(line: Mapping[str, Any]) -> float:
-    """Return how much a line of :func:`overview` wants attention, to sort by: 0 for none."""
+def concern(line: Mapping[str, Any]) -> int:
+    """Return how much a line of :func:`overview` wants attention, to sort by: 0 for none.
+
+    In steps of ten points of health, so that lines keep their places while scores waver.
+    """
     if line["health"] is not None:
-        return float(100 - line["health"]["score"])
-    return 0.0 if line["verdict"]["level"] == "off" else 200.0
+        return round((100 - line["health"]["score"]) / 10)
+    return 0 if line["verdict"]["level"] == "off" else _UNSERVED
 
 
+_UNSERVED = 20
+"""More than any pool with a node."""
 GOOD, FAIR = 80, 60
 """Health scores from which on a pool is well, or wants attention soon."""
 

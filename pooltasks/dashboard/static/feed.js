@@ -11,8 +11,8 @@ export class Feed {
   // url()          what to ask next
   // first()        whether its answer is to hold everything
   // onAnswer(json) its answer
-  // onState(state) "live", "paused", "off", "away" (the dashboard does not answer),
-  //                "refused" (it wants a login)
+  // onState(state) "live", "paused", "off", "away" (the dashboard does not answer), "blind" (it
+  //                does, the server does not), "broken" (it fails), "refused" (it wants a login)
   constructor({ url, first, onAnswer, onState }) {
     this.url = url;
     this.first = first;
@@ -48,11 +48,12 @@ export class Feed {
       const answer = await fetchJson(this.url(), { signal: AbortSignal.timeout(patience) });
       if (round !== this.round) return;
       if (answer.at) this.serverAhead = answer.at * 1000 - Date.now();
+      if (!answer.server.reachable) state = "blind";
       this.onAnswer(answer);
     } catch (error) {
       if (round !== this.round) return;
       if (!(error instanceof Refusal)) console.error(error);
-      state = error.status === 401 ? "refused" : "away";
+      state = { 0: "away", 401: "refused" }[error.status] ?? "broken";
     }
     if (state === "live" && this.seconds === 0) state = "off";
     this.onState(state);

@@ -59,6 +59,7 @@ function fillNode(body, node) {
   setText(head.cells[1], STATES[node.state] + silent);
   const stale = node.state === "stale";
   setText(head.cells[2], stale ? UNKNOWN : summary(node));
+  head.cells[2].title = head.cells[2].textContent;
   setText(head.cells[3], stale ? UNKNOWN : percent(node.cpu));
   setText(head.cells[4], stale ? UNKNOWN : bytes(node.memory));
   setText(head.cells[5], plural(node.restarts, "restart"));
@@ -76,7 +77,7 @@ function fillNode(body, node) {
 
 function summary(node) {
   return [
-    `${count(node.warm)} of ${count(node.size)} warm`,
+    `${count(node.warm)}/${count(node.size)} warm`,
     `${count(node.busy)} busy`,
     `${percent(node.utilization)} used`,
     `${count(node.reserved)} reserved`,
@@ -107,5 +108,6 @@ function fillWorker(row, worker) {
     check(worker.health),
   ]);
   setData(row, "ill", String(Boolean(worker.health?.failures)));
+  row.cells[8].title = row.cells[8].textContent;
   row.cells[2].title = worker.operation ? `${worker.operation} ${worker.id}` : "";
 }

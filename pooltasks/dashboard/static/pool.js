@@ -96,7 +96,7 @@ const feed = startFeed({
   first: () => series.cursor === null,
   onAnswer: show,
   onState: (state, text) => {
-    if (state === "away" || state === "refused") unknown("bad", text);
+    if (text) unknown("bad", text);
   },
 });
 byId("windows").addEventListener("click", (event) => {

@@ -109,6 +109,8 @@ function fillTable() {
 
 function unknown(text) {
   latest = null;
+  setText(byId("no-pools"), "Not known at the moment.");
+  byId("no-pools").hidden = body.rows.length > 0;
   for (const row of body.rows) {
     const [head, badge, ...others] = row.cells;
     setText(head.lastChild, "Not known at the moment.");
@@ -137,6 +139,6 @@ startFeed({
   url: () => `${start.root}/-/data`,
   onAnswer: show,
   onState: (state, text) => {
-    if (state === "away" || state === "refused") unknown(text);
+    if (text) unknown(text);
   },
 });

@@ -9,10 +9,13 @@ const TEXT = {
   paused: "Paused: the tab is hidden",
   off: "Off",
   away: "No answer",
+  broken: "Error",
+  blind: "No server",
   refused: "Log in again",
 };
 const SENTENCES = {
   away: "The dashboard itself does not answer. It is asked again every second.",
+  broken: "The dashboard answers with an error; its log says why. It is asked again every second.",
   refused: "You are not logged in any more: load the page again.",
 };
 
