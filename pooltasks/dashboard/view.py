@@ -119,13 +119,15 @@ def _celery_name(node: NodeMetrics) -> str:
 
 
 def concern(line: Mapping[str, Any]) -> int:
-    """Return how much a line of :func:`overview` wants attention, to sort by: 0 for none.
+    """Return how much a line of :func:`overview` wants attention, to sort by.
 
-    In steps of ten points of health, so that lines keep their places while scores waver.
+    0 is a pool that is well, -1 one that nobody uses. In steps of ten points of health,
+    so that lines keep their places while scores waver.
     """
     if line["health"] is not None:
-        return round((100 - line["health"]["score"]) / 10)
-    return 0 if line["verdict"]["level"] == "off" else _UNSERVED
+        score: float = line["health"]["score"]
+        return round((100 - score) / 10)
+    return -1 if line["verdict"]["level"] == "off" else _UNSERVED
 
 
 _UNSERVED = 20

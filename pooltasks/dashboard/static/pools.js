@@ -59,6 +59,7 @@ function fillRow(row, pool) {
   const [head, badge] = [row.children[0], row.children[1].firstChild];
   setData(head.lastChild, "level", pool.verdict.level);
   setText(head.lastChild, pool.verdict.text);
+  head.lastChild.title = pool.verdict.text;
   setText(badge, pool.health ? String(Math.round(pool.health.score)) : UNKNOWN);
   setData(badge, "level", pool.health?.level ?? "unknown");
   TEXTS.forEach((text, place) => {
