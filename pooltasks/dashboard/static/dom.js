@@ -25,6 +25,14 @@ export function setData(target, name, value) {
   if (target.dataset[name] !== value) target.dataset[name] = value;
 }
 
+// Show a sentence and its level. It is read aloud when the level is another one, not whenever a
+// number in it changes.
+export function announce(place, level, text) {
+  if (place.dataset.level !== level) setText(byId("announced"), text);
+  setData(place, "level", level);
+  setText(place, text);
+}
+
 // Make the children of `parent` that are in `present` those of `items`, in their
 // order. A child that was there keeps its element, and with it focus and selection.
 //

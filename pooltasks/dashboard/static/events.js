@@ -1,7 +1,9 @@
 // Recent events and actions in words, the latest first.
 
 import { byId, cells, fillCells, rows, setData, setText } from "./dom.js";
-import { clock, count, plural, span } from "./format.js";
+import { clock, count, moment, plural, span } from "./format.js";
+
+const DAY = 86400;
 
 const WORDS = {
   "node-started": (event) => `Node started with ${plural(event.to, "worker")}`,
@@ -52,19 +54,19 @@ function ofOptimizer(decision) {
   };
 }
 
-// What happened in the window of an answer.
+// What happened in the window of an answer, and what operators did, however long ago.
 export function fillEvents({ at, window, events, audit, decisions }) {
   const all = [
     ...events.map(ofNode),
     ...decisions.map(ofOptimizer),
-    ...audit.filter((action) => action.at >= at - window).map(ofOperator),
+    ...audit.map(ofOperator),
   ].sort((one, other) => other.at - one.at);
   rows(byId("events").tBodies[0], all, {
     key: (event) => `${event.at} ${event.key}`,
     make: eventRow,
     fill: (line, event) => {
       setData(line, "level", event.level);
-      fillCells(line, [clock(event.at), event.text, event.who]);
+      fillCells(line, [at - event.at < DAY ? clock(event.at) : moment(event.at), event.text, event.who]);
     },
   });
   setText(byId("no-events"), `Nothing happened in the last ${span(window)}.`);

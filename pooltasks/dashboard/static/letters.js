@@ -7,6 +7,7 @@ import { fetchJson } from "./feed.js";
 import { confirm } from "./dialog.js";
 
 const TYPING_MS = 250;
+const RELOAD_MS = 5000; // at most so often by itself: every list is read as a whole
 const FIELDS = ["reason", "operation"];
 const VERBS = {
   retry: ["Retry", "sent to the pool again, each once, without the old deadline."],
@@ -25,6 +26,8 @@ export class Letters {
     this.shown = [];
     this.number = null;
     this.round = 0;
+    this.again = null;
+    this.loadedAt = -Infinity;
     this.body = byId("dead").tBodies[0];
     for (const name of FIELDS) byId(`dead-${name}`).value = read(name, null, "");
     let typing = null;
@@ -50,10 +53,14 @@ export class Letters {
     setText(byId("dead-count"), count(number));
     if (number === null || number === this.number) return;
     this.number = number;
-    this.load();
+    const wait = this.loadedAt + RELOAD_MS - performance.now();
+    this.again ??= setTimeout(() => this.load(), wait);
   }
 
   async load() {
+    clearTimeout(this.again);
+    this.again = null;
+    this.loadedAt = performance.now();
     this.round += 1;
     const { round } = this;
     const query = new URLSearchParams(FIELDS.map((name) => [name, byId(`dead-${name}`).value]));

@@ -1,6 +1,6 @@
 // The page of one pool.
 
-import { byId, element, setData, setText } from "./dom.js";
+import { announce, byId, element } from "./dom.js";
 import { clock } from "./format.js";
 import { read, write } from "./address.js";
 import { startFeed } from "./refresh.js";
@@ -60,9 +60,7 @@ function unknown(level, text) {
 }
 
 function say(level, text) {
-  const status = byId("status");
-  setData(status, "level", level);
-  setText(status, text);
+  announce(byId("status"), level, text);
 }
 
 function choosePool() {

@@ -1,6 +1,6 @@
 // The page of all pools.
 
-import { byId, element, rows, setData, setText } from "./dom.js";
+import { announce, byId, element, rows, setData, setText } from "./dom.js";
 import { UNKNOWN, clock, count, duration, percent, plural, promise, rate } from "./format.js";
 import { read, write } from "./address.js";
 import { startFeed } from "./refresh.js";
@@ -127,8 +127,7 @@ function unknown(text) {
 }
 
 function say(level, text) {
-  setData(byId("status"), "level", level);
-  setText(byId("status"), text);
+  announce(byId("status"), level, text);
 }
 
 filter.value = read("pool", null, "");
