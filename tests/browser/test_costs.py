@@ -13,7 +13,7 @@ import pytest
 from busy_pool import NODES, OPERATIONS, BusyPool
 from dashboard_process import ACCOUNT, Dashboard, running
 from deployment import DEADLINE, Deployment, wait_until
-from stage import LIVE, OUTPUT
+from stage import LIVE, OUTPUT, Watched
 
 from pooltasks import Pool
 from pooltasks.broker.client import redis_client
@@ -84,28 +84,29 @@ def note(name: str, figures: Any) -> None:
     print(name, figures)  # noqa: T201  for whoever runs this with -s
 
 
-def open_page(browser: Browser, dashboard: Dashboard, path: str) -> Any:
+def open_page(browser: Browser, dashboard: Dashboard, path: str) -> Watched:
     name, _, password = ACCOUNT.partition(":")
     context = browser.new_context(
         viewport={"width": 1920, "height": 1080},
         http_credentials={"username": name, "password": password},
     )
     context.add_init_script(TELL_WHEN)
-    page = context.new_page()
-    page.goto(dashboard.address + path, wait_until="commit")
-    return page
+    watched = Watched(context.new_page(), dashboard.address)
+    watched.page.goto(dashboard.address + path, wait_until="commit")
+    return watched
 
 
 def test_an_hour_of_history_is_shown_at_once(browser: Browser, dashboard: Dashboard) -> None:
-    page = open_page(browser, dashboard, "/pools/code?window=3600")
-    page.wait_for_function("window.drawnAt")
-    figures = page.evaluate(OF_A_PAGE)
-    page.wait_for_function("document.querySelectorAll('#operations tbody tr').length")
-    figures["operations"] = page.evaluate("performance.now()")
-    rows = page.locator("#operations tbody tr").count()
-    page.context.close()
+    watched = open_page(browser, dashboard, "/pools/code?window=3600")
+    watched.wait_for("window.drawnAt", "the charts are drawn")
+    figures = watched.page.evaluate(OF_A_PAGE)
+    watched.wait_for("document.querySelectorAll('#operations tbody tr').length", "operations")
+    figures["operations"] = watched.page.evaluate("performance.now()")
+    rows = watched.page.locator("#operations tbody tr").count()
+    watched.page.context.close()
     note("ms until the page of an hour shows", figures)
     assert rows == len(OPERATIONS)
+    assert watched.problems == []
     assert figures["painted"] <= 1500
     assert figures["numbers"] <= 3000
 
@@ -192,9 +193,10 @@ def test_a_refresh_costs_little_for_one_and_for_many(dashboard: Dashboard, windo
 def test_the_memory_of_a_page_that_stays_open_is_flat(
     browser: Browser, dashboard: Dashboard
 ) -> None:
-    page = open_page(browser, dashboard, "/pools/code")
-    page.wait_for_function(LIVE)
-    page.wait_for_function("window.drawnAt")
+    watched = open_page(browser, dashboard, "/pools/code")
+    watched.wait_for("window.drawnAt", "the charts are drawn")
+    watched.wait_for(LIVE, "the page is live")
+    page = watched.page
     tools = page.context.new_cdp_session(page)
     tools.send("Performance.enable")
 
@@ -217,6 +219,7 @@ def test_the_memory_of_a_page_that_stays_open_is_flat(
     page.evaluate(refresh, MANY_REFRESHES)
     after = memory()
     page.context.close()
+    assert watched.problems == []
     note(f"a page before and after {MANY_REFRESHES} refreshes", [before, after])
     assert after["JSHeapUsedSize"] < before["JSHeapUsedSize"] * 1.1 + 1e6
     assert after["Nodes"] < before["Nodes"] * 1.1

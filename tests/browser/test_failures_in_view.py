@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.timing, pytest.mark.timeout(180)]
 
-SLACK = 3.0
-"""Seconds on top of the 3 within which the page says so, for a loaded machine."""
+PROMISED = 3.0
+"""Seconds within which the page says so."""
 WORKERS = "[...document.querySelectorAll('#nodes td.pt-pid')].map(cell => Number(cell.textContent))"
 
 
-def seconds(watched: Watched, condition: str, what: str, most: float = 3.0 + SLACK) -> float:
+def seconds(watched: Watched, condition: str, what: str, most: float = PROMISED) -> float:
     """Return how long it takes until a condition is true; fail if that is too long."""
     started = time.monotonic()
     watched.wait_for(condition, what, deadline=most)
