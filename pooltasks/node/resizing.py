@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 _IDLE = 1.0
 """Seconds for which a temporary worker stays that nothing needs."""
@@ -125,6 +125,7 @@ class Overflow:
         serving: int,
         busy: int,
         waiting: int,
+        queued: Callable[[], int],
         room: int | None = None,
     ) -> bool:
         """Take note of the workers; return whether more or fewer are wanted now.
@@ -134,10 +135,14 @@ class Overflow:
             size: How many there are to be without overflow.
             serving: How many are given operations.
             busy: How many of these have one.
-            waiting: Operations that no worker has.
+            waiting: Operations that the node has and no worker.
+            queued: Returns how many are in the queue; asked only where that matters.
             room: The most workers that the host has room for; None if that is not known.
         """
         before = self.count
+        coming = size + before - serving
+        if not waiting and busy >= serving and (before < self.most or coming > 0):
+            waiting = queued()
         for number in range(min(before, busy + waiting - size)):
             self._needed[number] = now
         while self._needed and now - self._needed[-1] >= _IDLE:

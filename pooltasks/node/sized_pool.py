@@ -136,17 +136,13 @@ class SizedPool(DispatchPool):
         """Have another temporary worker if one is lacking, or fewer if they have been idle."""
         if not self.overflow.most:
             return
-        busy = len(self.occupied() & self.serving)
-        # The queue is of interest only where a worker could be lacking.
-        waiting = len(self.outbound_buffer)
-        if not waiting and busy >= len(self.serving):
-            waiting = self._queued()
         if self.overflow.look(
             now,
             self.size,
             serving=len(self.serving),
-            busy=busy,
-            waiting=waiting,
+            busy=len(self.occupied() & self.serving),
+            waiting=len(self.outbound_buffer),
+            queued=self._queued,
             room=self.room,
         ):
             self.settle()

@@ -95,11 +95,16 @@ def test_an_outgoing_worker_goes_first_when_the_pool_shrinks():
 
 def looks(overflow, *seen, size=2, start=0.0, room=None):
     """Look every 20 ms; each time at how many serve, how many are busy and how many wait."""
-    for number, (serving, busy, waiting) in enumerate(seen):
-        overflow.look(
-            start + number / 50, size, serving=serving, busy=busy, waiting=waiting, room=room
-        )
+    for number, one in enumerate(seen):
+        look(overflow, start + number / 50, size, one, room)
     return overflow.count
+
+
+def look(overflow, now, size, seen, room=None):
+    serving, busy, waiting = seen
+    return overflow.look(
+        now, size, serving=serving, busy=busy, waiting=waiting, queued=lambda: 0, room=room
+    )
 
 
 def test_a_temporary_worker_comes_when_an_operation_has_waited_for_one():
@@ -141,6 +146,28 @@ def test_one_that_is_still_cold_is_kept_while_something_waits_for_it():
     assert looks(overflow, *[(2, 2, 0)] * 60, start=4.0) == 0
 
 
+def test_what_is_in_the_queue_waits_too_and_is_asked_for_only_where_that_matters():
+    def of(serving, busy, waiting=0):
+        asked = []
+        overflow.look(
+            0.0,
+            2,
+            serving=serving,
+            busy=busy,
+            waiting=waiting,
+            queued=lambda: asked.append(1) or 5,
+        )
+        return len(asked)
+
+    overflow = Overflow(1)
+    assert of(2, 1) == 0
+    assert of(2, 2, waiting=1) == 0
+    assert of(2, 2) == 1
+    assert overflow.count == 1
+    assert of(2, 2) == 1  # one is on its way: is it still of use?
+    assert of(3, 3) == 0  # more there cannot be
+
+
 def test_a_size_that_grows_takes_temporary_workers_over():
     overflow = Overflow(3)
     assert looks(overflow, *[(2, 2, 9)] * 4) == 3
@@ -158,15 +185,13 @@ def test_a_size_that_grows_takes_temporary_workers_over():
 )
 def test_overflow_stays_within_its_bounds_and_ends(seen, most, size, room):
     overflow = Overflow(most)
-    for number, (serving, busy, waiting) in enumerate(seen):
+    for number, one in enumerate(seen):
         before = overflow.count
-        changed = overflow.look(
-            number / 50, size, serving=serving, busy=busy, waiting=waiting, room=room
-        )
+        changed = look(overflow, number / 50, size, one, room)
         assert changed == (overflow.count != before)
         assert 0 <= overflow.count <= min(most, before + 1)
         if overflow.count > before:
             assert room is None or size + overflow.count <= room
     end = len(seen) / 50 + 1
-    overflow.look(end, size, serving=size + overflow.count, busy=0, waiting=0)
+    look(overflow, end, size, (size + overflow.count, 0, 0))
     assert overflow.count == 0
