@@ -10,7 +10,6 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import mean, median
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -32,10 +31,11 @@ from pooltasks.node.sampler import Sampler, Workforce
 from pooltasks.node.scoreboard import Scoreboard
 from pooltasks.pools import Pool
 from pooltasks.settings import Objective, Settings
+from pooltasks.task import clocked
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import redis
@@ -126,32 +126,17 @@ def throughput(rounds: int, size: Size, client: redis.Redis, url: str, folder: P
 
 
 def event() -> Figure:
-    """Measure an event in a worker: from Celery's signal into the worker's row."""
-    clock = SimpleNamespace(now=time.time)
-    events = OperationEvents("benchmark", clock)  # type: ignore[arg-type]
-    row = Row()
-    row.attach()
-    request = _Request(id="one", published_at=time.time())
-    task = SimpleNamespace(name="benchmarks.noop", request=request)
+    """Measure an event in a worker: what is told of an operation, down into the worker's row."""
+    app = _application("redis://127.0.0.1:1", [_POOL], _POOL)
+    events = OperationEvents(app, _POOL, Row())
+    request = {"id": "one", "published_at": time.time(), "delivery_info": {}}
 
     def operation() -> None:
-        events.on_prerun("one", task)
-        events.on_postrun("one", task, 0, "SUCCESS")
+        events.start("benchmarks.noop", request)
+        clocked.run = 0.001
+        events.finish(None)
 
     return Figure("an event in a worker", 1e6 * _least(operation) / _EVENTS, "µs", 2.0)
-
-
-class _Request(dict[str, Any]):
-    """Stands for Celery's request of an operation, which is read in both ways."""
-
-    is_eager = False
-    delivery_info: Mapping[str, Any] = {}
-    retries = 0
-    run_seconds = 0.001
-
-    @property
-    def id(self) -> Any:
-        return self["id"]
 
 
 def _least(function: Callable[[], None]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,14 @@ def _since(moment: Any, now: float) -> float | None:
         return None
     # Never negative: what two hosts know of the server's clock differs a little.
     return max(0.0, now - moment)
+
+
+class _Clocked(threading.local):
+    run: float | None = None
+
+
+clocked = _Clocked()
+"""Seconds that the operation of this thread ran, for the worker that tells of it; None before."""
 
 
 def _delay(options: Mapping[str, Any]) -> float:
@@ -215,7 +224,9 @@ class Operation(Task):
             try:
                 return coroutines.run(self, self.run(*args, **kwargs))
             finally:
-                request.run_seconds = time.perf_counter() - request.run_started
+                request.run_seconds = run = time.perf_counter() - request.run_started
+                if not request.is_eager:  # called by an operation, and a part of it
+                    clocked.run = run
         except (Ignore, Reject, Retry):
             raise
         except SoftTimeLimitExceeded as error:

@@ -200,6 +200,15 @@ def list_handlers(prefix: str = "") -> list[Handler]:
     ]
 
 
+def has_listener(events: Iterable[str]) -> bool:
+    """Return whether any of ``events`` has a handler in this process.
+
+    Whoever emits many may so save what nobody would see.
+    """
+    current = _handlers
+    return bool(current) and any(event in current for event in events)
+
+
 def execute(
     event: str, measurements: Mapping[str, Any], metadata: Mapping[str, Any] | None = None
 ) -> None:

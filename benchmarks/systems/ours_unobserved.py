@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.systems.ours import Ours
 from pooltasks.node.events import OperationEvents
@@ -10,8 +11,8 @@ from pooltasks.node.events import OperationEvents
 _CONFIG = Path(__file__).with_name("unobserved.toml")
 
 
-def _connect(self: OperationEvents) -> None:
-    """Listen to nothing."""
+def _nothing(*_: Any) -> None:
+    """Tell nobody."""
 
 
 class Unobserved(Ours):
@@ -20,6 +21,6 @@ class Unobserved(Ours):
     workers = (["env", f"POOLTASKS_CONFIG={_CONFIG}", *Ours.workers[0]],)
 
 
-OperationEvents.connect = _connect  # type: ignore[method-assign]
+OperationEvents.start = OperationEvents.finish = _nothing  # type: ignore[assignment, method-assign]
 
 SYSTEM = Unobserved

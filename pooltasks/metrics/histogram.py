@@ -16,6 +16,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from itertools import accumulate
+from math import log
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,7 +38,14 @@ def bucket_of(seconds: float) -> int:
         return 0
     if seconds >= HIGHEST:
         return BUCKETS - 1
-    return 1 + int(math.log(seconds / LOWEST) * _SCALE)
+    return 1 + int(log(seconds / LOWEST) * _SCALE)
+
+
+def buckets_of(durations: Sequence[float]) -> list[int]:
+    """Return the buckets of many durations; see :func:`bucket_of`."""
+    if durations and min(durations) >= LOWEST and max(durations) < HIGHEST:
+        return [1 + int(log(seconds / LOWEST) * _SCALE) for seconds in durations]
+    return list(map(bucket_of, durations))
 
 
 def lower_bound(bucket: int) -> float:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pooltasks.metrics.histogram import Histogram
 
 
+_OUTCOMES = tuple(Outcome)  # Enum takes long to go through its members
+
 NodeState = Literal["live", "stale", "lost", "stopped"]
 """``lost``: it fell silent without saying that it stops."""
 
@@ -91,7 +93,7 @@ class Work:
         if counts is None:
             return cls(None, None, None, None, None, None, None, None)
         return cls(
-            operations={outcome: counts.outcomes[outcome] for outcome in Outcome},
+            operations={outcome: counts.outcomes[outcome] for outcome in _OUTCOMES},
             errors={category.value: count for category, count in counts.categories.items()},
             throughput=counts.finished / seconds,
             error_rate=counts.error_rate,

@@ -98,8 +98,7 @@ class WorkerProcess(Worker):
         """Initialise the process; the warm-up is the last receiver of its signal."""
         die_with(self._node_pid)
         self._outq_fd = self.outq._writer.fileno()  # noqa: SLF001  billiard's name
-        self.row.attach()
-        OperationEvents(self.plan.pool, self.initargs[0].pooltasks.clock).connect()
+        self.events = OperationEvents(self.initargs[0], self.plan.pool, self.row)
         if not self.plan.settings.lazy:
             signals.worker_process_init.connect(
                 self._warm_up_first, weak=False, dispatch_uid="pooltasks.warm-up"
@@ -180,6 +179,7 @@ class WorkerProcess(Worker):
                 outcome, leave = self._run(function, args, kwargs)
                 seconds = time.perf_counter() - begun
                 self.turn.end()
+                self.events.finish(_raised(outcome))  # now: no soft limit interrupts it any more
                 stored = backend.release() if keeps else None
                 self._reply_done(number, outcome, stored, seconds)
                 done += 1
@@ -189,12 +189,12 @@ class WorkerProcess(Worker):
                     done = most
         return int(EX_RECYCLE)
 
-    @staticmethod
     def _run(
-        function: Callable[..., Any], args: Any, kwargs: Any
+        self, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> tuple[tuple[bool, Any], BaseException | None]:
         """Return the outcome, and what the operation raised to leave the process with."""
         try:
+            self.events.start(args[0], args[2])
             return (True, function(*args, **kwargs)), None
         except BaseException as error:  # a result, whatever it is, but for the end of this process
             if terminate_handler_fired():
@@ -218,3 +218,12 @@ class WorkerProcess(Worker):
         rest = memoryview(len(payload).to_bytes(4, "big") + payload)
         while rest:
             rest = rest[os.write(self._outq_fd, rest) :]
+
+
+def _raised(outcome: tuple[bool, Any]) -> ExceptionInfo | None:
+    """Return what an operation raised, whether Celery's tracer caught it or not; None: nothing."""
+    was_traced, value = outcome
+    if not was_traced:
+        return value
+    has_failed, einfo_or_result, _seconds = value
+    return einfo_or_result if has_failed else None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RARELY = 10
+_LONGEST = 4096
 _UTIME, _STIME, _RSS = 11, 12, 21  # fields after the name of proc_pid_stat(5)
 
 
@@ -83,7 +84,11 @@ class Meter:
 
 def _stat(pid: int) -> tuple[float, int]:
     """Return CPU seconds and resident bytes of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    file = os.open(f"/proc/{pid}/stat", os.O_RDONLY)  # what else opens files takes twice the time
+    try:
+        fields = os.read(file, _LONGEST).rpartition(b")")[2].split()
+    finally:
+        os.close(file)
     return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS, int(fields[_RSS]) * _PAGE
 
 

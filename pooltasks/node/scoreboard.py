@@ -39,8 +39,8 @@ class _Seat:
         self.finished_busy = 0.0
         self.busy = 0.0
         """Busy seconds that are counted, those of the present operation too."""
-        self.warm_since: int | None = None
-        """Monotonic ns up to which its process seconds are counted; None while cold."""
+        self.warm_since: float | None = None
+        """Monotonic seconds up to which its process seconds are counted; None while cold."""
 
 
 class Scoreboard:
@@ -65,13 +65,13 @@ class Scoreboard:
     def serves(self, index: int) -> None:
         """Count the process seconds of a worker from now: it takes operations."""
         with self._lock:
-            self._seats[index].warm_since = time.monotonic_ns()
+            self._seats[index].warm_since = time.monotonic()
 
     def rests(self, index: int) -> None:
         """Count the process seconds of a worker no more: it is kept in reserve."""
         with self._lock:
             seat = self._seats[index]
-            self._collect(seat, time.monotonic_ns())
+            self._collect(seat, time.monotonic())
             seat.warm_since = None
 
     def recovered(self) -> None:
@@ -92,44 +92,44 @@ class Scoreboard:
         """
         with self._lock:
             seat = self._seats[index]
-            reading = self._collect(seat, time.monotonic_ns())
-            if reading.started:
+            reading = self._collect(seat, time.monotonic())
+            if reading.started is not None:
                 its = self._counts_of(reading.operation)
                 its.outcomes[Outcome.FAILURE if timed_out else Outcome.LOST] += 1
                 its.categories[Category.TIMEOUT if timed_out else Category.COMMUNICATION] += 1
             seat.row.clear()
             self._seats[index] = _Seat(seat.row)
-            return bool(reading.started)
+            return reading.started is not None
 
     def collect(self) -> tuple[Activity, int]:
         """Return what was done since the last look, and how many workers have an operation."""
         with self._lock:
-            now = time.monotonic_ns()
+            now = time.monotonic()
             readings = [self._collect(seat, now) for seat in self._seats.values()]
             activity, self._activity = self._activity, Activity()
             for counts in activity.operations.values():
                 # The busy seconds of the whole were counted as they passed.
                 activity.counts.add(counts, busy=False)
-            return activity, sum(bool(reading.started) for reading in readings)
+            return activity, sum(reading.started is not None for reading in readings)
 
-    def _collect(self, seat: _Seat, now: int) -> Reading:
-        reading = seat.row.read()
-        seat.finished_busy += reading.add_since(seat.last, self._counts_of)
+    def _collect(self, seat: _Seat, now: float) -> Reading:
+        reading = seat.row.read(seat.last)
+        seat.finished_busy += reading.add_to(self._counts_of)
         seat.last = reading
         # The present operation counts up to now. A worker looks at the clock
         # just before its row says that it has finished, hence the second maximum.
-        present = max(0, now - reading.started) / 1e9 if reading.started else 0.0
+        present = max(0.0, now - reading.started) if reading.started is not None else 0.0
         busy = max(seat.busy, seat.finished_busy + present)
         counts = self._activity.counts
         counts.busy += busy - seat.busy
         seat.busy = busy
         if seat.warm_since is not None:
-            counts.process += (now - seat.warm_since) / 1e9
+            counts.process += now - seat.warm_since
             seat.warm_since = now
         return reading
 
     def _counts_of(self, name: str) -> Counts:
-        if name not in self._names:
+        if name not in self._names and name != OTHER:
             if len(self._names) < MOST_OPERATIONS:
                 self._names.add(name)
             else:
