@@ -33,6 +33,8 @@ class Category(StrEnum):
     PYTHON = "python"
     SYSTEM = "system"
 
+    __hash__ = str.__hash__  # that of Enum is no C
+
 
 class PooltasksError(Exception):
     """An error of pooltasks. Its message defaults to the first line of the class docstring."""

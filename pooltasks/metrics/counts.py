@@ -61,10 +61,10 @@ class Counts:
 
     def add(self, other: Counts, *, busy: bool = True) -> None:
         """Add ``other`` to these, its busy seconds too unless they are counted already."""
-        if other.outcomes:
-            self.outcomes.update(other.outcomes)
-        if other.categories:
-            self.categories.update(other.categories)
+        for outcome, count in other.outcomes.items():  # Counter.update takes several times as long
+            self.outcomes[outcome] += count
+        for category, count in other.categories.items():
+            self.categories[category] += count
         self.recoveries += other.recoveries
         if busy:
             self.busy += other.busy

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import traceback
+from typing import Any
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
@@ -128,6 +129,32 @@ def test_the_default_logger_writes_one_line_an_event(caplog: pytest.LogCaptureFi
     telemetry.attach_default_logger(["recovery"], logging.WARNING)
     telemetry.execute("recovery", {"duration": 0.5}, {"pool": "code"})
     assert [record.message for record in caplog.records] == ["recovery pool='code' duration=0.5"]
+
+
+def test_a_reporter_is_told_of_events_until_it_raises(caplog: pytest.LogCaptureFixture) -> None:
+    class Ledger:
+        def __init__(self) -> None:
+            self.told: list[tuple[Any, ...]] = []
+
+        def report(self, *told: Any) -> None:
+            self.told.append(told)
+            if len(self.told) == 2:
+                raise OSError("full")
+
+    ledger = Ledger()
+    telemetry.attach_reporter(ledger, ["recovery", "error"])
+    for _ in range(3):
+        telemetry.execute("recovery", {"duration": 0.5}, {"pool": "code"})
+    assert ledger.told == [("recovery", {"duration": 0.5}, {"pool": "code"})] * 2
+    assert telemetry.list_handlers() == []
+    assert len(caplog.records) == 1
+
+
+def test_who_makes_up_an_event_may_ask_whether_anybody_listens(record) -> None:
+    assert not telemetry.has_listener(telemetry.EVENTS)
+    telemetry.attach("one", "recovery", record)
+    assert telemetry.has_listener(["error", "recovery"])
+    assert not telemetry.has_listener(["error"])
 
 
 def test_the_registry_works_in_a_child_forked_while_a_thread_held_its_lock(record) -> None:
