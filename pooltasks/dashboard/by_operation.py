@@ -26,7 +26,7 @@ _GAP = 15.0
 """Seconds of records that are read while somebody waits for the answer."""
 _OVERLAP = 2.0
 """Seconds that are read again: each of two answers may have been half a second on its way."""
-_PATIENCE = 0.1
+_PATIENCE = 0.05
 """Seconds for which an answer waits for what is read beside it."""
 
 

@@ -15,7 +15,7 @@ from pooltasks.dashboard.audit import AuditLog
 from pooltasks.dashboard.by_operation import RecentOperations
 from pooltasks.dashboard.decided import RecentDecisions
 from pooltasks.dashboard.events import MOST, EventLog, deaths
-from pooltasks.dashboard.recent import RecentSamples, RunningCounts
+from pooltasks.dashboard.recent import RecentSamples, RecentThroughput, RunningCounts
 from pooltasks.metrics.collector import LEASE, Collector, covered, health_of
 from pooltasks.metrics.view import PoolWork
 from pooltasks.pools import Pool
@@ -71,6 +71,7 @@ class PoolReader:
         self._events: defaultdict[int, EventLog] = defaultdict(EventLog)
         self._operations: dict[int, RecentOperations] = {}
         self._beside = beside
+        self._spark = RecentThroughput(_SPARK_SECONDS, _SPARK_STEP)
         self._points: dict[int, dict[float, HistoryPoint]] = {}
         self.used_at = time.monotonic()
 
@@ -82,10 +83,10 @@ class PoolReader:
         """
         self._fetch(_SPARK_SECONDS, _SPARK_STEP)
         metrics = self._metrics(_OVERVIEW_WINDOW)
-        points = self._history(_SPARK_SECONDS, _SPARK_STEP, metrics.at)
+        spark = self._spark.update(self._samples.read(_SPARK_SECONDS)[1], metrics.at)
         self._decisions.fetch(_OVERVIEW_WINDOW)
         return {
-            **view.overview(self.pool, metrics, points, self._dead_letters()),
+            **view.overview(self.pool, metrics, spark, self._dead_letters()),
             "target": self._decisions.state(metrics.at)["target"],
         }
 

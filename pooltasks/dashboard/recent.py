@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _OVERLAP = 2.0
 """Seconds that are fetched again: each of two answers may have been half a second on its way."""
+_REVISED_STEPS = 2
+"""Complete steps that are made anew: a late sample may have changed them."""
 
 
 class RecentSamples(SampleStore):
@@ -113,6 +116,46 @@ class RunningCounts:
         self._counts = Counts.merged([self._counts, *entering]).since(Counts.merged(leaving))
         self._present = samples
         return self._counts
+
+
+class RecentThroughput:
+    """Finished operations a second in steps, of which only the newest are made anew.
+
+    For one thread.
+
+    Args:
+        seconds: How far back.
+        step: Seconds.
+    """
+
+    def __init__(self, seconds: int, step: int) -> None:
+        self._steps = seconds // step
+        self._step = step
+        self._finished: dict[int, int] = {}
+        self._end = 0
+
+    def update(
+        self, samples: Mapping[str, Sequence[StoredSample]], now: float
+    ) -> list[float | None]:
+        """Return the complete steps, oldest first; None where nothing is known.
+
+        Args:
+            samples: Of each node, oldest first.
+            now: Server time.
+        """
+        end = math.floor(now / self._step)
+        first = end - self._steps
+        anew = max(first, self._end - _REVISED_STEPS)
+        finished = {number: it for number, it in self._finished.items() if first <= number < anew}
+        for its in samples.values():
+            for one in its[bisect_left(its, float(anew * self._step), key=_at) :]:
+                number = math.floor(one.at / self._step)
+                finished[number] = finished.get(number, 0) + one.sample.counts.finished
+        self._finished, self._end = finished, end
+        return [
+            finished[number] / self._step if number in finished else None
+            for number in range(first, end)
+        ]
 
 
 def _append(kept: list[StoredSample], fresh: Sequence[StoredSample]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def overview(
-    pool: Pool, metrics: PoolMetrics, points: Sequence[HistoryPoint], dead_letters: int
+    pool: Pool, metrics: PoolMetrics, spark: Sequence[float | None], dead_letters: int
 ) -> dict[str, Any]:
     """Return a pool's line in the list of all pools."""
     work, load = metrics.work, metrics.load
@@ -36,7 +36,7 @@ def overview(
         "backlog": load.backlog,
         "oldest_age": load.oldest_age,
         "dead_letters": dead_letters,
-        "spark": [_short(point.work.throughput) for point in points if point.complete],
+        "spark": [_short(throughput) for throughput in spark],
     }
 
 

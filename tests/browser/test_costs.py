@@ -13,7 +13,7 @@ import pytest
 from busy_pool import NODES, OPERATIONS, BusyPool
 from dashboard_process import ACCOUNT, Dashboard, running
 from deployment import DEADLINE, Deployment, wait_until
-from stage import LIVE, OUTPUT, Watched
+from stage import LIVE, OUTPUT, WIDTHS, Watched
 
 from pooltasks import Pool
 from pooltasks.broker.client import redis_client
@@ -32,6 +32,9 @@ CONFIGURATION = """
 [pools.code]
 imports = ["sample_operations"]
 """
+ANSWERED = """performance.getEntriesByType("resource")
+    .filter((entry) => entry.name.endsWith("data?window=3600"))
+    .map((entry) => entry.responseEnd)"""
 VIEWERS = 50
 REFRESHES = 6
 MANY_REFRESHES = 1000
@@ -84,10 +87,10 @@ def note(name: str, figures: Any) -> None:
     print(name, figures)  # noqa: T201  for whoever runs this with -s
 
 
-def open_page(browser: Browser, dashboard: Dashboard, path: str) -> Watched:
+def open_page(browser: Browser, dashboard: Dashboard, path: str, width: int = 1920) -> Watched:
     name, _, password = ACCOUNT.partition(":")
     context = browser.new_context(
-        viewport={"width": 1920, "height": 1080},
+        viewport={"width": width, "height": WIDTHS[width]},
         http_credentials={"username": name, "password": password},
     )
     context.add_init_script(TELL_WHEN)
@@ -101,6 +104,8 @@ def test_an_hour_of_history_is_shown_at_once(browser: Browser, dashboard: Dashbo
     watched.wait_for("window.drawnAt", "the charts are drawn")
     figures = watched.page.evaluate(OF_A_PAGE)
     watched.wait_for("document.querySelectorAll('#operations tbody tr').length", "operations")
+    (answered,) = watched.page.evaluate(ANSWERED)
+    figures["answered"] = answered
     figures["operations"] = watched.page.evaluate("performance.now()")
     rows = watched.page.locator("#operations tbody tr").count()
     watched.page.context.close()
@@ -108,7 +113,7 @@ def test_an_hour_of_history_is_shown_at_once(browser: Browser, dashboard: Dashbo
     assert rows == len(OPERATIONS)
     assert watched.problems == []
     assert figures["painted"] <= 1500
-    assert figures["numbers"] <= 3000
+    assert figures["numbers"] <= 2500
 
 
 def test_the_operations_of_an_hour_are_those_of_the_pool(
@@ -193,7 +198,8 @@ def test_a_refresh_costs_little_for_one_and_for_many(dashboard: Dashboard, windo
 def test_the_memory_of_a_page_that_stays_open_is_flat(
     browser: Browser, dashboard: Dashboard
 ) -> None:
-    watched = open_page(browser, dashboard, "/pools/code")
+    # Narrow, so that it has fewer charts to draw at a time: a thousand times, it is done sooner.
+    watched = open_page(browser, dashboard, "/pools/code", width=375)
     watched.wait_for("window.drawnAt", "the charts are drawn")
     watched.wait_for(LIVE, "the page is live")
     page = watched.page
@@ -214,13 +220,15 @@ def test_the_memory_of_a_page_that_stays_open_is_flat(
             await new Promise(requestAnimationFrame);
         }
     }"""
-    page.evaluate(refresh, 50)
-    before = memory()
-    page.evaluate(refresh, MANY_REFRESHES)
-    after = memory()
+    page.evaluate(refresh, 100)
+    looks = [memory()]
+    for _ in range(4):
+        page.evaluate(refresh, MANY_REFRESHES // 4)
+        looks.append(memory())
+    before, *_, after = looks
     page.context.close()
     assert watched.problems == []
-    note(f"a page before and after {MANY_REFRESHES} refreshes", [before, after])
+    note(f"a page in the course of {MANY_REFRESHES} refreshes", looks)
     assert after["JSHeapUsedSize"] < before["JSHeapUsedSize"] * 1.1 + 1e6
     assert after["Nodes"] < before["Nodes"] * 1.1
     assert after["JSEventListeners"] < before["JSEventListeners"] * 1.1

@@ -13,8 +13,9 @@ from pooltasks import keys
 from pooltasks.dashboard import view
 from pooltasks.dashboard.events import EventLog
 from pooltasks.dashboard.reader import PoolReader
-from pooltasks.dashboard.recent import RecentSamples, RunningCounts
+from pooltasks.dashboard.recent import RecentSamples, RecentThroughput, RunningCounts
 from pooltasks.dashboard.watch import Answer, NodeWatch
+from pooltasks.metrics.collector import Collector
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.decisions import DecisionStore, PoolDecision
 from pooltasks.metrics.histogram import Histogram
@@ -148,6 +149,29 @@ def test_running_counts_are_those_of_the_window() -> None:
         assert counts.recoveries == expected.recoveries
         assert (counts.wait, counts.run) == (expected.wait, expected.run)
         assert counts.busy == pytest.approx(expected.busy)
+
+
+def test_the_line_of_the_list_is_the_history(client: redis.Redis, store: SampleStore) -> None:
+    for number in range(6):
+        put(client, sample(number, counts=worked(successes=number)), age=200 - 31 * number)
+        put(client, sample(number), age=190 - 31 * number, node="code@other/2")
+    queue, samples = store.read(300)
+    points = Collector(store, Objective()).history(300, 5)
+    expected = [point.work.throughput for point in points if point.complete]
+    found = RecentThroughput(300, 5).update(samples, queue.at)
+    assert found[-len(expected) :] == expected
+
+
+def test_the_line_does_not_depend_on_how_often_somebody_looked() -> None:
+    its = [stored(n, 1.3 * n + 40 * (n > 50), counts=worked(successes=n)) for n in range(100)]
+    throughput = RecentThroughput(60, 5)
+    for now in [*range(100), *range(200, 210), 400]:
+        samples = {"a": [one for one in its if now - 60 < one.at <= now]}
+        samples = {name: one for name, one in samples.items() if one}
+        found = throughput.update(samples, now)
+        # Of its first step, the window may have only a part.
+        assert found[1:] == RecentThroughput(60, 5).update(samples, now)[1:]
+        assert len(found) == 12
 
 
 def test_events_do_not_depend_on_how_often_somebody_looked() -> None:

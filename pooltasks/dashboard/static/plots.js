@@ -22,6 +22,14 @@ const plotly = begun.then(painted).then(
     }),
 );
 
+// Drawing a chart for the first time takes a while: one after the other, each after what is known
+// by then has been painted.
+let turn = plotly;
+const nextTurn = () => {
+  turn = turn.then(painted);
+  return turn;
+};
+
 const MOST_PARTS = 30;
 const TICKS = [5, 10, 15, 20, 30, 60, 120, 300, 600, 1200]; // seconds
 const EMPTY = { xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
@@ -60,6 +68,7 @@ export class Chart {
     figure.append(this.canvas, this.legend(), this.summary, this.spoken);
     this.latest = null;
     this.visible = false;
+    this.waiting = false; // for its turn to be drawn for the first time
     this.held = false; // somebody reads a point of it: it stays as it is
     this.place = null;
     new IntersectionObserver(([entry]) => {
@@ -109,6 +118,12 @@ export class Chart {
   async draw() {
     if (!this.visible || this.latest === null) return;
     const library = await plotly;
+    if (!this.canvas.data) {
+      if (this.waiting) return;
+      this.waiting = true;
+      await nextTurn();
+      this.waiting = false;
+    }
     const { series, window: seconds } = this.latest;
     const { columns, complete } = series;
     if (columns.at.length === 0) return;
