@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 from pooltasks.metrics.decisions import DecisionStore
@@ -38,21 +37,22 @@ class RecentDecisions:
         self._fetched_at = 0.0
         self._paused: float | None = None
 
-    def fetch(self, seconds: float) -> None:
+    def fetch(self, seconds: float, now: float) -> None:
         """Fetch what is new of the last ``seconds``.
+
+        Args:
+            seconds: How far back.
+            now: Server time.
 
         Raises:
             redis.RedisError: The server does not answer.
         """
-        asked_at = time.monotonic()
-        missing = seconds
-        if seconds <= self._span:
-            missing = asked_at - self._fetched_at + _OVERLAP
-        fresh = self._store.history(missing)
+        known = seconds <= self._span
+        fresh = self._store.since(self._fetched_at - _OVERLAP if known else now - seconds)
         self._decisions.update((decision.at, decision) for decision in fresh)
         self._paused = self._store.paused()
         self._span = max(self._span, seconds)
-        self._fetched_at = asked_at
+        self._fetched_at = now
         if fresh:
             oldest = fresh[-1].at - self._span
             self._decisions = {at: one for at, one in self._decisions.items() if at > oldest}

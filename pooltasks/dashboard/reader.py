@@ -84,7 +84,7 @@ class PoolReader:
         self._fetch(_SPARK_SECONDS, _SPARK_STEP)
         metrics = self._metrics(_OVERVIEW_WINDOW)
         spark = self._spark.update(self._samples.read(_SPARK_SECONDS)[1], metrics.at)
-        self._decisions.fetch(_OVERVIEW_WINDOW)
+        self._decisions.fetch(_OVERVIEW_WINDOW, metrics.at)
         return {
             **view.overview(self.pool, metrics, spark, self._dead_letters()),
             "target": self._decisions.state(metrics.at)["target"],
@@ -113,7 +113,7 @@ class PoolReader:
         else:
             since = None
         events = self._events[window].update(self._samples.read(window)[1], metrics.at)
-        self._decisions.fetch(window)
+        self._decisions.fetch(window, metrics.at)
         series = view.series(points, step, whole=since is None)
         series["columns"]["target"] = self._decisions.targets(series["columns"]["at"], step)
         answers = self._watch.look(view.live_nodes(metrics))

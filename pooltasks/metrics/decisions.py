@@ -187,8 +187,12 @@ class DecisionStore:
     def history(self, seconds: float = HISTORY) -> list[PoolDecision]:
         """Return the decisions of the last ``seconds``, at most 3,600, oldest first."""
         time: Any = self._client.time()
-        first = int((time[0] - min(seconds, HISTORY)) * 1000 + time[1] / 1000)
-        entries: Any = self._client.xrange(keys.decisions(self.pool), min=str(max(0, first)))
+        return self.since(time[0] + time[1] / 1e6 - min(seconds, HISTORY))
+
+    def since(self, at: float) -> list[PoolDecision]:
+        """Return the decisions from a moment of server time on, oldest first."""
+        first = str(max(0, int(at * 1000)))
+        entries: Any = self._client.xrange(keys.decisions(self.pool), min=first)
         return [_decision(fields) for _, fields in entries]
 
     def pause(self, seconds: float) -> None:

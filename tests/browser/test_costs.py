@@ -36,7 +36,7 @@ ANSWERED = """performance.getEntriesByType("resource")
     .filter((entry) => entry.name.endsWith("data?window=3600"))
     .map((entry) => entry.responseEnd)"""
 VIEWERS = 50
-REFRESHES = 6
+REFRESHES = 4
 MANY_REFRESHES = 1000
 OF_A_PAGE = """() => {
     const [paint] = performance.getEntriesByName("first-contentful-paint");
