@@ -119,7 +119,6 @@ class PoolReader:
         answers = self._watch.look(view.live_nodes(metrics))
         return {
             **view.metrics(self.pool, metrics),
-            "operations": self._by_operation(window, metrics),
             "nodes": view.nodes(metrics, answers, deaths(events)),
             "audit": self._audit.latest(_MOST_ACTIONS),
             "dead_letters": self._dead_letters(),
@@ -131,6 +130,8 @@ class PoolReader:
             "decisions": self._decisions.changes(metrics.at, window),
             "series": series,
             "cursor": cursor,
+            # The last: where they are not known yet, reading them delays what comes after it.
+            "operations": self._by_operation(window, metrics),
         }
 
     def _fetch(self, window: int, step: int) -> None:
