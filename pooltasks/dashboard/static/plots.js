@@ -277,7 +277,7 @@ export class Chart {
     if (this.figure.matches(":hover")) return;
     this.held = false;
     this.place = null;
-    if (window.Plotly && this.canvas.data) window.Plotly.Fx.unhover(this.canvas);
+    if (this.canvas.data) window.Plotly.Fx.unhover(this.canvas);
     this.draw();
   }
 
@@ -299,6 +299,7 @@ export class Chart {
       return `${line.label} ${line.format(all?.[this.place])}`;
     });
     setText(this.spoken, `${clock(columns.at[this.place])}: ${values.join(", ")}`);
-    window.Plotly?.Fx.hover(this.canvas, [{ xval: local(columns.at[this.place]) }], ["xy"]);
+    if (!this.canvas.data) return; // not drawn yet
+    window.Plotly.Fx.hover(this.canvas, [{ xval: local(columns.at[this.place]) }], ["xy"]);
   }
 }
