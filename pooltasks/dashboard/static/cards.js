@@ -9,7 +9,7 @@ import { CATEGORIES } from "./charts.js";
 const STALE_DECISION = 10; // seconds
 const QUANTILES = ["p50", "p90", "p99", "p999"];
 
-export function fillCards({ work, load, late, objective, window, optimizer }) {
+export function fillCards({ work, load, late, objective, window, optimizer, nodes }) {
   setText(byId("utilization"), percent(work?.utilization));
   const needle = byId("utilization-gauge");
   needle.style.width = `${(work?.utilization ?? 0) * 100}%`;
@@ -27,7 +27,7 @@ export function fillCards({ work, load, late, objective, window, optimizer }) {
   setText(byId("error-rate"), percent(work?.error_rate));
   fillErrors(work, finished);
   fillFacts(load, optimizer?.target, objective);
-  fillOptimizer(optimizer);
+  fillOptimizer(optimizer, nodes);
 }
 
 function fillErrors(work, finished) {
@@ -84,16 +84,17 @@ function fillFacts(load, target, objective) {
   });
 }
 
-function fillOptimizer(optimizer) {
+function fillOptimizer(optimizer, nodes) {
   const place = byId("optimizer");
   setData(place, "paused", String(Boolean(optimizer?.paused)));
   if (!optimizer) setText(place, UNKNOWN);
   else if (optimizer.paused) {
     setText(place, `The optimizer only watches, for ${duration(Math.ceil(optimizer.paused))} more`);
-  } else if (optimizer.reason === null || optimizer.age > STALE_DECISION) {
-    setText(place, optimizer.enabled ? "No optimizer decides: does beat run, and a control node?"
-      : "The optimizer is off (enable_optimizer)");
-  } else setText(place, optimizer.reason);
+  } else if (optimizer.reason !== null && optimizer.age <= STALE_DECISION) {
+    setText(place, optimizer.reason);
+  } else if (!optimizer.enabled) setText(place, "The optimizer is off (enable_optimizer)");
+  else if (nodes.length === 0) setText(place, "There is nothing to decide without a node");
+  else setText(place, "No optimizer decides: does beat run, and a control node?");
   place.title = place.textContent;
 }
 

@@ -142,7 +142,12 @@ export class Chart {
     const annotations = [];
     if (nothing) {
       const words = this.spec.nothing?.(this.latest) ?? "Nothing is known of this time";
-      annotations.push({ ...EMPTY, text: words, font: { size: 13, color: text } });
+      annotations.push({
+        ...EMPTY,
+        text: words,
+        font: { size: 13, color: text },
+        bgcolor: color("surface"),
+      });
       if (!axis.range) Object.assign(axis, { range: [0, 1], showticklabels: false });
     }
     library.react(
