@@ -22,6 +22,7 @@ from stage import CONFIGURATION, WIDTHS, Scene, Watched
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dashboard_process import Dashboard
     from playwright.sync_api import Browser
 
 
@@ -80,7 +81,9 @@ def watch(browser: Browser, scene: Scene, request: pytest.FixtureRequest) -> Ite
     contexts = []
     opened: list[Watched] = []
 
-    def open_page(path: str, width: int = 1920, theme: str = "light") -> Watched:
+    def open_page(
+        path: str, width: int = 1920, theme: str = "light", at: Dashboard = scene.dashboard
+    ) -> Watched:
         context = browser.new_context(
             viewport={"width": width, "height": WIDTHS[width]},
             color_scheme=theme,
@@ -88,9 +91,9 @@ def watch(browser: Browser, scene: Scene, request: pytest.FixtureRequest) -> Ite
             timezone_id="Asia/Kathmandu",
         )
         contexts.append(context)
-        watched = Watched(context.new_page(), scene.dashboard.address)
+        watched = Watched(context.new_page(), at.address)
         opened.append(watched)
-        watched.page.goto(scene.dashboard.address + path)
+        watched.page.goto(at.address + at.prefix + path)
         return watched
 
     yield open_page

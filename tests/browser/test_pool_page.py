@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from dashboard_process import ACCOUNT, running
 from deployment import DEADLINE, wait_until
 from stage import LIVE, SCREENSHOTS, WIDTHS
 
@@ -374,6 +375,25 @@ def test_charts_are_read_by_keyboard_and_in_words(watch: Callable[..., Watched])
     assert chart.locator("[aria-live]").inner_text().endswith("throughput —")
     watched.page.keyboard.press("Escape")
     assert "Throughput: throughput now" in chart.locator("figcaption").inner_text()
+
+
+def test_pages_work_below_a_prefix(worked: Scene, watch: Callable[..., Watched]) -> None:
+    options = (f"--basic-auth={ACCOUNT}", "--url-prefix=flower")
+    with running(worked.deployment, *options, prefix="/flower") as dashboard:
+        watched = watch("/pools", at=dashboard)
+        watched.page.get_by_role("link", name="code", exact=True).click()
+        watched.wait_for(LIVE, "the page is live")
+        watched.wait_for(
+            "document.querySelector('[data-chart=throughput] .pt-canvas')?.data", "it is drawn"
+        )
+        watched.page.get_by_label("Pool", exact=True).select_option("idle")
+        watched.page.wait_for_url("**/flower/pools/idle")
+        watched.page.get_by_label("Reason contains").fill("x")
+        watched.until(
+            lambda: any("/dead?reason=x" in url for url in watched.asked), "letters are searched"
+        )
+    below = f"{dashboard.address}/flower/"
+    assert [url for url in watched.asked if not url.startswith((below, "data:", "blob:"))] == []
 
 
 @pytest.mark.parametrize("path", ["/pools", "/pools/code"])
