@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import select
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
+
+from pooltasks.broker.wire import Wire, pack
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,9 +33,7 @@ class Command:
     __slots__ = ("in_doubt", "packed")
 
     def __init__(self, *parts: bytes) -> None:
-        self.packed = b"*%d\r\n" % len(parts) + b"".join(
-            [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]
-        )
+        self.packed = pack(parts)
         self.in_doubt = False
         """Whether it was sent in whole and not answered.
 
@@ -42,15 +41,15 @@ class Command:
         waits for the rest of it.
         """
 
-    def execute(self, connection: Any) -> Any:
+    def execute(self, wire: Wire) -> Any:
         """Send it, and return the answer.
 
         Raises:
             redis.RedisError: The server is away, or refuses the command.
         """
-        connection.send_packed_command([self.packed], check_health=False)
+        wire.send(self.packed)
         in_doubt, self.in_doubt = self.in_doubt, True
-        answer = connection.read_response()
+        answer = wire.receive()
         self.in_doubt = in_doubt
         return answer
 
@@ -67,7 +66,7 @@ class Pusher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._idle: deque[Any] = deque(maxlen=_IDLE)
+        self._idle: deque[Wire] = deque(maxlen=_IDLE)
 
     def execute(self, command: Command, policy: Policy) -> Any:
         """Execute a command, and return the answer.
@@ -83,22 +82,22 @@ class Pusher:
         Raises:
             kombu.exceptions.OperationalError: It failed, as often as the policy allows.
         """
-        connection = self._take()
-        if connection is not None:
+        wire = self._take()
+        if wire is not None:
             try:
-                answer = command.execute(connection)
+                answer = command.execute(wire)
             except _ERRORS as error:
-                connection.disconnect()
+                wire.close()
                 if policy() is None:
                     raise OperationalError(str(error)) from error
             else:
-                self._idle.append(connection)
+                self._idle.append(wire)
                 return answer
 
         def again(channel: Any) -> Any:
-            connection = _connected(channel)
-            answer = command.execute(connection)
-            self._idle.append(connection)
+            wire = _connected(channel)
+            answer = command.execute(wire)
+            self._idle.append(wire)
             return answer
 
         return self.with_channel(again, policy)
@@ -131,17 +130,18 @@ class Pusher:
     def revive(self, _channel: Any) -> None:
         """Do nothing; kombu calls this with the channel of a new connection."""
 
-    def _take(self) -> Any | None:
+    def _take(self) -> Wire | None:
         """Return a connection that works, as far as can be known without asking."""
         while self._idle:
             try:
-                connection = self._idle.pop()
+                wire = self._idle.pop()
             except IndexError:  # another thread took it
                 break
+            connection = wire.connection
             if connection.pid != os.getpid():
                 continue  # the parent's
             try:
-                if not _is_quiet(connection):
+                if not wire.is_quiet():
                     # Nothing was asked: the server closed it, or talks out of turn.
                     connection.disconnect()
                     connection.connect()
@@ -149,18 +149,11 @@ class Pusher:
             except _ERRORS:
                 connection.disconnect()
                 break
-            return connection
+            return wire
         return None
 
 
-def _is_quiet(connection: Any) -> bool:
-    # What redis-py's can_read() finds out too, in a tenth of the time.
-    poller = select.poll()
-    poller.register(connection._sock, select.POLLIN)  # noqa: SLF001  redis-py's name
-    return not poller.poll(0)
-
-
-def _connected(channel: Any) -> Any:
+def _connected(channel: Any) -> Wire:
     # A redis-py pool for each, made by kombu with everything that is configured:
     # kombu's own are limited, and closed when kombu reconnects.
-    return channel._get_pool().get_connection()  # noqa: SLF001  kombu's name
+    return Wire(channel._get_pool().get_connection())  # noqa: SLF001  kombu's name

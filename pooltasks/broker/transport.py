@@ -42,6 +42,7 @@ from pooltasks.broker.recovery import (
 )
 from pooltasks.broker.reserved import QoS
 from pooltasks.broker.tenure import Tenure
+from pooltasks.broker.wire import Wire, pack
 
 logger = get_logger(__name__)
 
@@ -75,6 +76,7 @@ class Channel(redis.Channel):
         # kombu's pools have connections of their own; those publish only.
         self.tenure = getattr(args[0].client, "tenure", None) or Tenure()
         self.completion = self.tenure.completion
+        self._asking: Wire | None = None
         self._underway = _NOTHING
         """What went with the reservation whose answer has not come."""
         self.last_chance = 0
@@ -114,45 +116,52 @@ class Channel(redis.Channel):
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
-        connection = self.client.connection
-        self._in_poll = connection
+        self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         lists = [self._list(q, pri) for pri in self.priority_steps for q in queues]
         self._asked = list(zip(queues * len(self.priority_steps), lists, strict=True))
         # What is to be acknowledged does not wait for a message to come.
         self._waits = self._may_wait and not self.completion
-        commands = []
+        commands = self._reserve(lists)
         if self._waits:
             # One list can be watched; of several, each in turn for a moment.
             seconds = (timeout or self.brpop_timeout) if len(lists) == 1 else _MOMENT
             watched = lists[self._next_watched(len(lists))]
-            commands.append(
-                ("BLMOVE", *[self.global_keyprefix + watched] * 2, "RIGHT", "RIGHT", seconds)
-            )
-        commands.append(self._reserve(lists))
+            name = self.global_keyprefix + watched
+            commands = pack(("BLMOVE", name, name, "RIGHT", "RIGHT", seconds)) + commands
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            self._wire.send(commands)
         except self.connection_errors:
             self._take_back()
             raise
 
-    def _reserve(self, lists: list[str]) -> tuple[Any, ...]:
+    @property
+    def _wire(self) -> Wire:
+        """The connection over which messages are asked for."""
+        connection = self.client.connection
+        if self._asking is None or self._asking.connection is not connection:
+            self._asking = Wire(connection)
+        return self._asking
+
+    def _reserve(self, lists: list[str]) -> bytes:
         """Return the command that completes what is finished and reserves from ``lists``."""
         self._underway = self.completion.take()
         self._room = min(self.qos.room(), _AT_ONCE)
-        return (
-            "EVALSHA",
-            _RESERVE_SHA,
-            2 + len(lists),
-            *(self.global_keyprefix + key for key in (self.unacked_key, keys.LEASES, *lists)),
-            self._room,
-            self.last_chance,
-            int(self.qos.holds(self._on_trial)),
-            self.tenure.identity if self.connection.lease else "",
-            self._ids,
-            self._next_id,
-            *(reservation_end(name) for name in lists),
-            *self._underway.arguments(),
+        return pack(
+            (
+                "EVALSHA",
+                _RESERVE_SHA,
+                2 + len(lists),
+                *(self.global_keyprefix + key for key in (self.unacked_key, keys.LEASES, *lists)),
+                self._room,
+                self.last_chance,
+                int(self.qos.holds(self._on_trial)),
+                self.tenure.identity if self.connection.lease else "",
+                self._ids,
+                self._next_id,
+                *(reservation_end(name) for name in lists),
+                *self._underway.arguments(),
+            )
         )
 
     def _take_back(self) -> None:
@@ -169,9 +178,9 @@ class Channel(redis.Channel):
         self._watched = (self._watched + 1) % lists
         return self._watched
 
-    def _brpop_read(self, **options: Any) -> bool:
+    def _brpop_read(self, **_: Any) -> bool:
         try:
-            answer = self._answer(**options)
+            answer = self._answer()
         except NoScriptError:
             # The server was restarted, or somebody emptied its cache of scripts.
             self._take_back()
@@ -213,15 +222,15 @@ class Channel(redis.Channel):
             self._return(*cancelled)
         return True
 
-    def _answer(self, **options: Any) -> list[Any]:
+    def _answer(self) -> list[Any]:
         """Return what was reserved; the answer to the wait, before it, says nothing more."""
-        connection, failure = self.client.connection, None
+        wire, failure = self._wire, None
         if self._waits:
             try:
-                self.client.parse_response(connection, "BLMOVE", **options)
+                wire.receive()
             except ResponseError as error:
                 failure = error  # the other answer has to be read all the same
-        answer: list[Any] = self.client.parse_response(connection, "EVAL", **options)
+        answer: list[Any] = wire.receive()
         if failure and not answer:
             raise failure
         return answer
@@ -323,27 +332,20 @@ class Channel(redis.Channel):
     def _complete_now(self) -> None:
         """Complete over a connection of its own, which costs less than one from the pool."""
         batch = self.completion.take()
-        connection = self._side
+        unacked = self.global_keyprefix + self.unacked_key
         try:
-            connection.send_command(
-                "EVALSHA",
-                _COMPLETE_SHA,
-                1,
-                self.global_keyprefix + self.unacked_key,
-                *batch.arguments(),
-            )
-            connection.read_response()
+            self._side.ask(pack(("EVALSHA", _COMPLETE_SHA, 1, unacked, *batch.arguments())))
         except NoScriptError:
             self.completion.again(batch)
             self.server.script_load(_COMPLETE)
         except self.connection_errors:
-            connection.disconnect()
+            self._side.close()
             self.completion.again(batch)
             raise
 
     @cached_property
-    def _side(self) -> Any:
-        return self.pool.get_connection()
+    def _side(self) -> Wire:
+        return Wire(self.pool.get_connection())
 
     def close(self) -> None:
         """Complete what is finished, and close."""

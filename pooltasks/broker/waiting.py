@@ -2,34 +2,39 @@
 
 Stock Celery subscribes to a result when its task is published, whether or not
 anybody ever asks for it. Here the subscriptions are made when somebody waits,
-many with one command. A result that was stored before is found when the server
-confirms its subscription: what is published after that comes as a message,
-what was stored before that is there to be read.
+many with one command, which also finds what was stored before (``mailbox.py``).
 """
 
 from __future__ import annotations
 
 import os
+import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery.backends import redis
+from celery.backends.asynchronous import _waiting_on
 from celery.result import ResultSet
+from celery.states import READY_STATES
+
+from pooltasks.broker.mailbox import Mailbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-_CHANNELS = 1000
-"""Most channels of one command."""
 _OVER = 100
 """Subscriptions to results that have come, which end with one command."""
-_MESSAGES = 1000
-"""Most messages that are read before it is looked whether the result is there."""
+_LOOK = 1.0
+"""Seconds after which a connection is looked at again that another thread may have replaced."""
+_KEYS = 1024
+"""Keys of results that are remembered: each is asked for several times."""
 
 
 class ResultConsumer(redis.ResultConsumer):
     """Celery's consumer of results, with subscriptions that are made late and together."""
 
-    _pubsub: Any = None
+    _get_key_for_task: Callable[[str], Any]
+    _socket_waiter: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._wanted: set[Any] = set()
@@ -38,8 +43,10 @@ class ResultConsumer(redis.ResultConsumer):
         """Key of the result that comes now."""
         self._over: set[Any] = set()
         """Keys of results that have come and are subscribed to still."""
+        self._mailbox: Mailbox | None = None
         self._pid = os.getpid()
         super().__init__(*args, **kwargs)
+        self._get_key_for_task = lru_cache(_KEYS)(self._get_key_for_task)
 
     def consume_from(self, task_id: str) -> None:
         """Note that somebody may wait for a result; it costs nothing until somebody does."""
@@ -69,7 +76,7 @@ class ResultConsumer(redis.ResultConsumer):
         """Look for what is there; called before somebody waits for ``result``.
 
         A set is looked up at once, with one command, because most of it may be
-        there. A single result is looked up when its subscription is confirmed.
+        there. A single result is looked up when it is subscribed to.
         """
         self._leave_the_parent()
         if isinstance(result, ResultSet) or self._is_subscribed(result.id):
@@ -77,18 +84,61 @@ class ResultConsumer(redis.ResultConsumer):
         else:
             self.consume_from(result.id)
 
+    def drain_events_until(self, p: Any, **options: Any) -> Iterator[Any]:
+        """Drain until ``p`` is ready; yield in between only: Celery sleeps at each yield."""
+        for each in super().drain_events_until(p, **options):
+            if not p.ready:
+                yield each
+
     def drain_events(self, timeout: float | None = None) -> None:
-        """Subscribe to what is wanted, then wait at most ``timeout`` seconds for messages."""
-        if self._wanted:
-            with self._locked(), self.reconnect_on_error():
-                self._subscribe()
-        super().drain_events(timeout)
+        """Subscribe to what is wanted, then wait at most ``timeout`` seconds for results.
+
+        As Celery's: one thread waits, without the lock, and the others for it.
+        """
+        longest = _LOOK if timeout is None else min(timeout, _LOOK)
+        with self._locked():
+            if self._wanted:
+                with self.reconnect_on_error():
+                    self._subscribe()
+            mailbox = self._mailbox
+            if mailbox is not None:
+                if self._socket_waiter:
+                    self._pubsub_read.wait(longest)
+                    return
+                self._socket_waiter = True
+        if mailbox is None:
+            time.sleep(longest)
+            return
+        has_come = False
+        try:
+            has_come = mailbox.wait(longest)
+        finally:
+            with self._locked():
+                self._socket_waiter = False
+                try:
+                    if has_come and mailbox is self._mailbox:
+                        self._receive(mailbox)
+                finally:
+                    self._pubsub_read.notify_all()
+
+    def _receive(self, mailbox: Mailbox) -> None:
+        with self.reconnect_on_error():
+            for key, value in mailbox.receive():
+                self._take(key, value)
+
+    def stop(self) -> None:
+        """Close the connection."""
+        with self._locked():
+            if self._mailbox is not None:
+                self._mailbox.close()
+                self._mailbox = None
+                self._want_again()
 
     def on_after_fork(self) -> None:
         """Leave the connection to the parent; what was subscribed to is wanted again."""
         self._want_again()
         super().on_after_fork()
-        self._pubsub = None
+        self._mailbox = None
 
     def _is_subscribed(self, task_id: str) -> bool:
         return self._get_key_for_task(task_id) in self.subscribed_to
@@ -115,10 +165,9 @@ class ResultConsumer(redis.ResultConsumer):
         self.subscribed_to.difference_update(cancelled)
         keys = [key for key in keys if key in self.subscribed_to]
         self._wanted.difference_update(keys)
-        if self._pubsub is None:
-            self._pubsub = self.backend.client.pubsub()
-        for some in _chunks(keys):
-            self._pubsub.subscribe(*some)
+        if self._mailbox is None:
+            self._mailbox = Mailbox(self.backend.client.connection_pool)
+        self._mailbox.subscribe(keys)
 
     def _unsubscribe(self) -> None:
         """Unsubscribe from what is cancelled; the caller holds the lock."""
@@ -127,46 +176,41 @@ class ResultConsumer(redis.ResultConsumer):
             self._pending_unsubscribe.difference_update(keys)
             keys = [key for key in keys if key in self.subscribed_to]
             self.subscribed_to.difference_update(keys)
-            for some in _chunks(keys):
-                if self._pubsub is not None:
-                    with self.reconnect_on_error():
-                        self._pubsub.unsubscribe(*some)
+            if self._mailbox is not None:
+                with self.reconnect_on_error():
+                    self._mailbox.unsubscribe(keys)
 
     def _reconnect_pubsub(self) -> None:
         with self._locked():
-            self._pubsub = None
+            if self._mailbox is not None:
+                self._mailbox.close()
+                self._mailbox = None
             self.backend.client.connection_pool.reset()
             self._want_again()
             self._subscribe()
 
-    def _drain_one(self, pubsub: Any, timeout: float | None) -> bool:
-        """Read what has come, not just one message; return whether there was any."""
-        read = 0
-        confirmed = []
-        with self.reconnect_on_error():
-            while read < _MESSAGES and _has_message(pubsub):
-                message = pubsub.get_message(timeout=timeout)
-                read += 1
-                if message is None:
-                    continue
-                if message["type"] == "subscribe":
-                    confirmed.append(message["channel"])
-                elif message["type"] == "message":
-                    self._take(message["channel"], message["data"], message)
-            self._look_up(confirmed)
-        return read > 0
+    def on_state_change(self, meta: Mapping[str, Any], _message: Any = None) -> None:
+        """Tell who waits of a new state, as Celery does; it sleeps afterwards."""
+        if self.on_message:
+            self.on_message(meta)
+        if meta["status"] not in READY_STATES:
+            return
+        task_id = meta["task_id"]
+        results = _waiting_on(self._pending_results, task_id)
+        if not results:
+            # It comes before somebody has said that he waits for it.
+            self._pending_messages.put(task_id, meta)
+        for result in results:
+            result._maybe_set_cache(meta)  # noqa: SLF001  Celery's name
+            bucket = self.buckets.pop(result, None)
+            if bucket is not None:
+                bucket.append(result)
+        self.cancel_for(task_id)
 
-    def _look_up(self, keys: Sequence[Any]) -> None:
-        """Find the results that were stored before their subscription was confirmed."""
-        for some in _chunks(keys):
-            for key, value in zip(some, self.backend.client.mget(some), strict=True):
-                if value is not None:
-                    self._take(key, value)
-
-    def _take(self, key: Any, value: Any, message: Any = None) -> None:
+    def _take(self, key: Any, value: Any) -> None:
         self._came = key
         try:
-            self.on_state_change(self._decode_result(value), message)
+            self.on_state_change(self._decode_result(value))
         finally:
             self._came = None
 
@@ -181,13 +225,3 @@ class ResultConsumer(redis.ResultConsumer):
             finally:
                 self._lock_depth.value -= 1
                 self._pubsub_lock.release()
-
-
-def _has_message(pubsub: Any) -> bool:
-    connection = pubsub.connection
-    return pubsub.subscribed and connection is not None and connection.can_read(timeout=0)
-
-
-def _chunks(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(keys), _CHANNELS):
-        yield keys[start : start + _CHANNELS]

@@ -14,6 +14,7 @@ from celery.result import GroupResult, ResultSet
 from kombu.utils.uuid import uuid
 
 from pooltasks.app import Extension, PoolApp
+from pooltasks.broker.mailbox import Mailbox
 from pooltasks.settings import Settings
 
 DEADLINE = 20.0  # seconds
@@ -136,13 +137,13 @@ def test_subscriptions_to_what_has_come_end_together(app, server):
 
 def test_a_result_that_comes_while_it_is_subscribed_to_is_found(app, server, monkeypatch):
     """Stored after it was decided to subscribe, before the server has done so."""
-    subscribe = redis.client.PubSub.subscribe
+    subscribe = Mailbox.subscribe
 
-    def store_first(pubsub, *args, **kwargs):
+    def store_first(mailbox, keys):
         finish(app, result.id)
-        return subscribe(pubsub, *args, **kwargs)
+        subscribe(mailbox, keys)
 
-    monkeypatch.setattr(redis.client.PubSub, "subscribe", store_first)
+    monkeypatch.setattr(Mailbox, "subscribe", store_first)
     result = app.AsyncResult(uuid())
     assert result.get(timeout=DEADLINE) == result.id
     assert calls(server, "publish") == 1
@@ -161,6 +162,30 @@ def test_progress_is_shown_to_who_waits(app):
     with Later(later):
         result.get(timeout=DEADLINE, on_message=lambda meta: seen.append(meta["result"]))
     assert seen == [{"done": 1}, {"done": 2}, result.id]
+
+
+def test_an_error_of_who_looks_on_loses_no_result(app, server):
+    results = ResultSet([app.AsyncResult(uuid()) for _ in range(3)])
+    app.backend.add_pending_results(results.results)
+    app.backend.result_consumer.drain_events(timeout=0.01)
+    wait_until(lambda: len(channels(server)) == 3, "all are subscribed to")
+    finish(app, *(result.id for result in results))
+
+    def stumble(_meta):
+        app.backend.result_consumer.on_message = None
+        raise LookupError
+
+    app.backend.result_consumer.on_message = stumble
+    drain = app.backend.result_consumer.drain_events
+    with pytest.raises(LookupError):
+        wait_until(lambda: drain(timeout=DEADLINE), "an error")
+
+    def others_are_there():
+        drain(timeout=0.01)
+        return sum(bool(result._cache) for result in results) == 2
+
+    wait_until(others_are_there, "those that came behind it")
+    assert results.join_native(timeout=DEADLINE) == [result.id for result in results]
 
 
 def test_who_gave_up_can_wait_again(app):

@@ -1,0 +1,153 @@
+"""Commands and answers over a connection that redis-py has opened, without the layers above it.
+
+How to connect (TLS, sockets, Sentinel, authentication, timeouts) is redis-py's. A
+short command takes redis-py longer to pack, send and read than it takes the server
+to execute it, and an operation on its way takes several.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+from redis.exceptions import ConnectionError as NotConnectedError
+from redis.exceptions import InvalidResponse
+from redis.exceptions import TimeoutError as TimedOutError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CHUNK: Final = 65536
+_INCOMPLETE: Final = object()
+
+
+def pack(command: tuple[Any, ...]) -> bytes:
+    """Return a command, its name and arguments (texts, bytes and numbers), as it is sent."""
+    packed: bytes = hiredis.pack_command(command)
+    return packed
+
+
+class Wire:
+    """What goes over one connection; nobody else reads from it while answers are owed.
+
+    Args:
+        connection: The connection of redis-py; connected when it is first needed.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self._sock: Any = None
+        self._reader: hiredis.Reader
+
+    def ask(self, packed: bytes) -> Any:
+        """Send a command, and return the answer.
+
+        Raises:
+            redis.RedisError: The server is away, or refuses the command.
+        """
+        self.send(packed)
+        return self.receive()
+
+    def send(self, packed: bytes) -> None:
+        """Send commands.
+
+        Raises:
+            redis.ConnectionError: The server is away.
+            redis.TimeoutError: It does not read.
+        """
+        try:
+            self._connected().sendall(packed)
+        except OSError as error:
+            raise self._lost(error) from error
+        except BaseException:  # a time limit that strikes: the server may have half a command
+            self.close()
+            raise
+
+    def receive(self) -> Any:
+        """Return the next answer; what the server pushes is left out.
+
+        Raises:
+            redis.RedisError: The server is away, or refuses the command.
+        """
+        while True:
+            answer = self._next()
+            while answer is _INCOMPLETE:
+                self._read()
+                answer = self._next()
+            if isinstance(answer, hiredis.PushNotification):
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    def arrived(self) -> Sequence[Any]:
+        """Return what has arrived, once at least one message is there, and pushes too.
+
+        Raises:
+            redis.ConnectionError: The server is away.
+        """
+        messages: list[Any] = []
+        while not messages:
+            self._read()
+            while (message := self._next()) is not _INCOMPLETE:
+                messages.append(message)
+        return messages
+
+    def is_quiet(self) -> bool:
+        """Return whether nothing is there to be read, not even the end of the connection."""
+        return not self.wait(0)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds; return whether there is something to be read.
+
+        The only thing that may be done while another thread sends.
+        """
+        sock = self.connection._sock  # noqa: SLF001  there is no other way to wait for it
+        if sock is None or (hasattr(sock, "pending") and sock.pending()):
+            return True  # reading tells that it is not connected
+        try:
+            poller = select.poll()
+            poller.register(sock, select.POLLIN)
+            return bool(poller.poll(timeout * 1000))
+        except (OSError, ValueError):  # another thread has closed it
+            return True
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.disconnect()
+
+    def _connected(self) -> Any:
+        """Return the socket, and a new reader with a new socket."""
+        connection = self.connection
+        sock = connection._sock  # noqa: SLF001  as above
+        if sock is None:
+            connection.connect()
+            sock = connection._sock  # noqa: SLF001
+        if sock is not self._sock:
+            self._sock = sock
+            self._reader = hiredis.Reader(
+                protocolError=InvalidResponse,
+                replyError=connection._parser.parse_error,  # noqa: SLF001  names the error
+                notEnoughData=_INCOMPLETE,
+            )
+        return sock
+
+    def _next(self) -> Any:
+        if self.connection._sock is not self._sock or self._sock is None:  # noqa: SLF001
+            raise NotConnectedError("The connection to the server was closed.")
+        return self._reader.gets(False)
+
+    def _read(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except OSError as error:
+            raise self._lost(error) from error
+        if not data:
+            raise self._lost(ConnectionResetError("closed by the server"))
+        self._reader.feed(data)
+
+    def _lost(self, error: OSError) -> Exception:
+        self.close()
+        kind = TimedOutError if isinstance(error, TimeoutError) else NotConnectedError
+        return kind(f"{self.connection!r}: {error}")
