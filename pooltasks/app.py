@@ -48,6 +48,13 @@ class Extension:
     clock: ServerClock = field(default_factory=ServerClock)
     """The server's; a node's workers share it."""
 
+    def close(self) -> None:
+        """Close the connections; new ones are made when they are needed."""
+        if self.publisher is not None:
+            self.publisher.pusher.close()
+        if self.client is not None:
+            self.client.close()
+
 
 class PoolApp(Celery):
     """A Celery application whose configuration is the pooltasks settings.
@@ -80,6 +87,12 @@ class PoolApp(Celery):
     def Beat(self) -> Any:  # noqa: N802  Celery's name
         """What ``celery beat`` starts: Celery's own, with the optimizer's tick."""
         return partial(symbol_by_name(_BEAT), app=self)
+
+    def close(self) -> None:
+        """Close the application's connections, and clean up after it as Celery does."""
+        if self._extension is not None:
+            self._extension.close()
+        super().close()
 
     def on_configure(self) -> None:
         """Set the configuration; Celery calls this before its first use."""

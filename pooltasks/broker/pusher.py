@@ -102,6 +102,11 @@ class Pusher:
 
         return self.with_channel(again, policy)
 
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        while self._idle:
+            self._idle.pop().close()
+
     def with_channel(self, action: Callable[[Any], T], policy: Policy) -> T:
         """Call ``action`` with a channel of kombu's; try again as Celery does.
 
