@@ -217,7 +217,7 @@ def test_the_memory_of_a_page_that_stays_open_is_flat(
             const before = window.answers;
             document.dispatchEvent(new Event("visibilitychange"));
             while (window.answers === before) await new Promise(requestAnimationFrame);
-            await new Promise(requestAnimationFrame);
+            await new Promise(requestAnimationFrame); // until it has been taken in
         }
     }"""
     page.evaluate(refresh, 100)

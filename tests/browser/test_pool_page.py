@@ -382,6 +382,7 @@ def test_pages_work_below_a_prefix(worked: Scene, watch: Callable[..., Watched])
     with running(worked.deployment, *options, prefix="/flower") as dashboard:
         watched = watch("/pools", at=dashboard)
         watched.page.get_by_role("link", name="code", exact=True).click()
+        watched.page.wait_for_url("**/flower/pools/code")
         watched.wait_for(LIVE, "the page is live")
         watched.wait_for(
             "document.querySelector('[data-chart=throughput] .pt-canvas')?.data", "it is drawn"
