@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from hashlib import sha1
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from redis.exceptions import NoScriptError, RedisError
+
 from pooltasks.broker.results import STORE
+from pooltasks.broker.wire import Wire, pack
 
 if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
 
 COMPLETE = STORE + files("pooltasks.broker").joinpath("complete.lua").read_text("utf-8")
 """Defines ``complete(unacked, arguments, from)`` for the scripts that complete operations."""
+_SCRIPT = f"{COMPLETE}complete(KEYS[1], ARGV, 1)"
+_SHA = sha1(_SCRIPT.encode()).hexdigest()  # noqa: S324  the server's name of a script
 
 
 class Batch(NamedTuple):
@@ -49,3 +55,68 @@ class Completion:
         """Take back what may not have arrived; what is done twice is as if done once."""
         self.results[:0] = batch.results
         self.reservations[:0] = batch.reservations
+
+
+class SideDoor:
+    """A connection over which a node completes while its other one waits for messages.
+
+    The answer says nothing but that it is done, so nobody waits for it: it is
+    read when the node is awake again, and before anything else is sent.
+
+    Args:
+        pool: Where the connection comes from.
+        completion: What has finished.
+    """
+
+    def __init__(self, pool: Any, completion: Completion) -> None:
+        self._pool = pool
+        self._completion = completion
+        self._wire: Wire | None = None
+        self._underway: Batch | None = None
+
+    def complete(self, unacked: str) -> None:
+        """Send what has finished; it is to be done at once.
+
+        Args:
+            unacked: Key of the hash of what the node has reserved.
+
+        Raises:
+            redis.RedisError: The server is away; nothing is forgotten.
+        """
+        self.settle()
+        batch = self._underway = self._completion.take()
+        try:
+            if self._wire is None:
+                self._wire = Wire(self._pool.get_connection())
+            self._wire.send(pack(("EVALSHA", _SHA, 1, unacked, *batch.arguments())))
+        except RedisError:
+            self._take_back()
+            raise
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Read the answer to what was sent.
+
+        Args:
+            wait: Whether to wait for an answer that has not come.
+
+        Raises:
+            redis.RedisError: The server is away; nothing is forgotten.
+        """
+        if self._underway is None or self._wire is None or (not wait and self._wire.is_quiet()):
+            return
+        try:
+            self._wire.receive()
+        except NoScriptError:
+            # The server was restarted, or somebody emptied its cache of scripts.
+            self._take_back()
+            self._wire.ask(pack(("SCRIPT", "LOAD", _SCRIPT)))
+        except RedisError:
+            self._take_back()
+            self._wire.close()
+            raise
+        self._underway = None
+
+    def _take_back(self) -> None:
+        if self._underway is not None:
+            self._completion.again(self._underway)
+            self._underway = None

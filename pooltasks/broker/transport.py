@@ -29,7 +29,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from pooltasks import keys
 from pooltasks.broker.client import client_on
-from pooltasks.broker.completion import COMPLETE, Batch
+from pooltasks.broker.completion import COMPLETE, Batch, SideDoor
 from pooltasks.broker.dead_letters import DeadLetters, deliveries_of, reason_of
 from pooltasks.broker.polling import Poller, Readers
 from pooltasks.broker.reading import check_operation, read
@@ -54,8 +54,6 @@ _MOMENT = 0.02
 """Seconds for which one of several lists is watched."""
 _RESERVE = COMPLETE + files("pooltasks.broker").joinpath("reserve.lua").read_text("utf-8")
 _RESERVE_SHA = sha1(_RESERVE.encode()).hexdigest()  # noqa: S324  the server's name of a script
-_COMPLETE = f"{COMPLETE}complete(KEYS[1], ARGV, 1)"
-_COMPLETE_SHA = sha1(_COMPLETE.encode()).hexdigest()  # noqa: S324  the server's name of a script
 
 _GIVE_BACK = """
 -- KEYS[1] hash, unacked  KEYS[2] list, the queue  ARGV[1] reservation id  ARGV[2] the message
@@ -326,26 +324,16 @@ class Channel(redis.Channel):
 
     def complete_while_waiting(self) -> None:
         """Complete at once what finishes on an idle node: somebody may be waiting for it."""
+        self._side_door.settle(wait=False)
         if self.completion and self._in_poll and self._waits:
             self._complete_now()
 
     def _complete_now(self) -> None:
-        """Complete over a connection of its own, which costs less than one from the pool."""
-        batch = self.completion.take()
-        unacked = self.global_keyprefix + self.unacked_key
-        try:
-            self._side.ask(pack(("EVALSHA", _COMPLETE_SHA, 1, unacked, *batch.arguments())))
-        except NoScriptError:
-            self.completion.again(batch)
-            self.server.script_load(_COMPLETE)
-        except self.connection_errors:
-            self._side.close()
-            self.completion.again(batch)
-            raise
+        self._side_door.complete(self.global_keyprefix + self.unacked_key)
 
     @cached_property
-    def _side(self) -> Wire:
-        return Wire(self.pool.get_connection())
+    def _side_door(self) -> SideDoor:
+        return SideDoor(self.pool, self.completion)
 
     def close(self) -> None:
         """Complete what is finished, and close."""
@@ -355,9 +343,12 @@ class Channel(redis.Channel):
             except (Empty, *self.connection_errors):
                 pass  # what it reserved, if anything, is the node's when it is connected again
         self._take_back()
-        if self.completion and not self.closed:
+        if not self.closed:
             try:
-                self._complete_now()
+                self._side_door.settle()
+                if self.completion:
+                    self._complete_now()
+                    self._side_door.settle()
             except self.connection_errors as error:
                 logger.warning(
                     "%d operations could not be acknowledged and will run again: %s",

@@ -209,7 +209,8 @@ class DispatchPool(AsynPool):
                 raise
             # The worker is gone; its death tells what becomes of its jobs.
         lane.unsent = None
-        self._hub.remove_writer(fd)
+        if fd in self._hub.writers:  # removing what is not there costs a failed call to the kernel
+            self._hub.remove_writer(fd)
 
     def on_done(
         self,
