@@ -52,6 +52,7 @@ RETRIES: Mapping[Category, int] = {
 _IMMEDIATE = {Category.COMMUNICATION, Category.SESSION, Category.PYTHON}
 _BACKOFF_BASE = 0.1
 _BACKOFF_CAP = 30.0
+_NUMBER = (int, float)
 _END_OF_TIME = 1e11  # seconds since the epoch: the year 5138
 
 
@@ -93,10 +94,10 @@ def taken(request: Any, now: float) -> float | None:
 
 def _since(moment: Any, now: float) -> float | None:
     # A stock client sends none, and anyone may send nonsense.
-    if not isinstance(moment, int | float) or not 0 < moment < _END_OF_TIME:
+    if not isinstance(moment, _NUMBER) or not 0 < moment < _END_OF_TIME:
         return None
     # Never negative: what two hosts know of the server's clock differs a little.
-    return max(0.0, now - moment)
+    return now - moment if now > moment else 0.0
 
 
 class _Clocked(threading.local):

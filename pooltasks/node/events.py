@@ -117,7 +117,8 @@ class OperationEvents:
 
 
 def _redelivered(request: Mapping[str, Any]) -> bool:
-    return bool((request.get("delivery_info") or {}).get("redelivered"))
+    delivery = request.get("delivery_info")
+    return bool(delivery and delivery.get("redelivered"))
 
 
 def _outcome(einfo: ExceptionInfo) -> tuple[Outcome, BaseException | None]:
