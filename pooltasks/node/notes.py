@@ -74,6 +74,8 @@ def add_durations(
     """Add durations to the sum and the buckets of their tables; those below 0 are not known."""
     if min(durations) < 0:
         known = [it for it in zip(tables, durations, strict=True) if it[1] >= 0]
+        if not known:
+            return
         tables, durations = [it[0] for it in known], [it[1] for it in known]
     sums.update(map(add, tables, [first + bucket for bucket in buckets_of(durations)]))
     _add_seconds(sums, total, tables, durations)
@@ -82,11 +84,14 @@ def add_durations(
 def _add_seconds(
     sums: Counter[int], word: int, tables: Sequence[int], durations: Sequence[float]
 ) -> None:
+    # Each is rounded: whoever adds them up in other parts gets the same.
+    rounded = [int(seconds * 1e9) for seconds in durations]
+    if tables.count(tables[0]) == len(tables):
+        sums[tables[0] + word] += sum(rounded)
+        return
     whole = dict.fromkeys(tables, 0)
-    for table, seconds in zip(tables, durations, strict=True):
-        whole[table] += int(
-            seconds * 1e9
-        )  # each: whoever adds them up in other parts gets the same
+    for table, nanoseconds in zip(tables, rounded, strict=True):
+        whole[table] += nanoseconds
     for table, nanoseconds in whole.items():
         sums[table + word] += nanoseconds
 

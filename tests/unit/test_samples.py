@@ -18,6 +18,7 @@ from pooltasks.metrics.health import health
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.sample import OperationRecord, Resources, Sample
 from pooltasks.metrics.samples import HISTORY, SampleStore
+from pooltasks.metrics.view import Quantiles
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
 
@@ -242,6 +243,16 @@ def test_an_idle_pool_has_no_quantiles_and_full_health(
     assert its.work.wait is its.work.run is its.work.error_rate is None
     assert its.load.oldest_age == 0
     assert its.health.score == 100
+
+
+def test_quantiles_are_those_of_all_values() -> None:
+    histogram = Histogram()
+    for milliseconds in [*range(1, 9_981), *[60_000] * 20]:
+        histogram.add(milliseconds / 1000)
+    its = Quantiles.of(histogram)
+    assert its is not None
+    assert (its.p50, its.p90, its.p99, its.p999) == pytest.approx((5.0, 9.0, 9.9, 60.0), rel=0.02)
+    assert its.mean == pytest.approx(5.1005, rel=1e-3)
 
 
 def test_history_has_a_point_a_second_and_says_what_is_missing(
