@@ -39,7 +39,8 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 |                       | an empty queue, None if not known)  |                                  |
 | utilization           | utilization (ratio 0–1, None        | pool, node                       |
 |                       | without a warm worker), busy (s),   |                                  |
-|                       | process (s, since the last event)   |                                  |
+|                       | process (s since the last event,    |                                  |
+|                       | both of all slots)                  |                                  |
 | recovery              | duration (s, death until the        | pool, worker (the replacement),  |
 |                       | replacement takes operations)       | exitcode and cause (of the dead  |
 |                       |                                     | one)                             |
@@ -55,7 +56,7 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 ``cause`` is ``segfault``, ``abort``, ``out of memory``, ``killed``, ``signal``, ``exit`` or
 ``unhealthy``; ``problems`` are any of ``unresponsive``, ``stalled``, ``overdue``, ``memory``.
 ``run`` is the operation's own code; ``busy`` adds Celery's work around it, in
-which the worker cannot do anything else either. ``latency`` goes from when the
+which its slot cannot do anything else either. ``latency`` goes from when the
 operation was published, before any retry, until its worker has given the result away (the
 node stores it with its next step, within milliseconds); None if it is run again.
 

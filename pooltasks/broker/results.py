@@ -81,24 +81,23 @@ class ResultBackend(RedisBackend):
             value = value.encode()
         expires = self.failure_expires if state == FAILURE else self.expires
         stored = StoredResult(self.get_key_for_task(task_id), value, int(expires or 0))
-        if task_id == self._keeps and state in READY_STATES and not _is_read_by_others(request):
-            self._kept = stored
+        if task_id in self._kept and state in READY_STATES and not _is_read_by_others(request):
+            self._kept[task_id] = stored
         else:
             self.store_now(stored)
         return result
 
-    _keeps: str | None = None
-    _kept: StoredResult | None = None
+    @cached_property
+    def _kept(self) -> dict[str, StoredResult | None]:
+        return {}
 
     def keep(self, task_id: str) -> None:
         """Keep the final result of ``task_id`` until it is released; whoever asks stores it."""
-        self._keeps = task_id
-        self._kept = None
+        self._kept[task_id] = None
 
-    def release(self) -> StoredResult | None:
+    def release(self, task_id: str) -> StoredResult | None:
         """Return what was kept, None if there is no final result; keep nothing more."""
-        self._keeps = None
-        return self._kept
+        return self._kept.pop(task_id, None)
 
     def store_now(self, stored: StoredResult) -> None:
         """Store a result, as often as Celery's policy says if the server is away."""

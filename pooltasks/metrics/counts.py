@@ -30,9 +30,9 @@ class Counts:
     recoveries: int = 0
     """Workers that died unexpectedly and were replaced."""
     busy: float = 0.0
-    """Seconds in which workers had an operation."""
+    """Seconds in which slots of workers had an operation."""
     process: float = 0.0
-    """Seconds in which workers could have had one: since each became warm."""
+    """Seconds in which they could have had one: since each worker became warm."""
     wait: Histogram = field(default_factory=Histogram)
     run: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)

@@ -140,7 +140,7 @@ def _of_nodes(standings: Mapping[str, Standing]) -> list[Metric]:
         "state",
     )
     utilization = _Gauge(
-        "pooltasks_utilization_ratio", "Busy seconds / process seconds, now.", "pool"
+        "pooltasks_utilization_ratio", "Busy seconds of slots / all of their seconds, now.", "pool"
     )
     health = _Gauge("pooltasks_health_score", "0 to 100, of the last minute.", "pool")
     for pool, standing in standings.items():

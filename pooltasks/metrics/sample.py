@@ -57,6 +57,10 @@ class Sample:
     """Warm workers beyond the size that are given no operations."""
     overflow: int = 0
     """Temporary workers beyond the size, among the warm."""
+    slots: int = 1
+    """Operations that a worker runs at once."""
+    running: int = 0
+    """Operations that workers have."""
     stopped: bool = False
     """Whether it is the node's last."""
     room: int | None = None
@@ -64,6 +68,11 @@ class Sample:
     counts: Counts = field(default_factory=Counts)
     """Since the sample before."""
     resources: Resources | None = None
+
+    @property
+    def capacity(self) -> int:
+        """Operations that its workers can run at once."""
+        return self.warm * self.slots
 
     def encode(self) -> bytes:
         """Return a line of JSON, then the histograms."""
@@ -80,6 +89,8 @@ class Sample:
             self.warming,
             self.spares,
             self.overflow,
+            self.slots,
+            self.running,
             int(self.stopped),
             self.room,
             None
@@ -100,7 +111,7 @@ class Sample:
         """Return the sample that :meth:`encode` wrote."""
         head, _, histograms = encoded.partition(b"\n")
         number, interval, size, warm, busy, reserved, age, warming, spares, *rest = json.loads(head)
-        overflow, stopped, room, resources, numbers = rest
+        overflow, slots, running, stopped, room, resources, numbers = rest
         return cls(
             number,
             interval,
@@ -112,6 +123,8 @@ class Sample:
             warming,
             spares,
             overflow,
+            slots,
+            running,
             stopped=bool(stopped),
             room=room,
             counts=_counts(numbers, histograms),

@@ -60,6 +60,10 @@ class NodeMetrics:
     overflow: int
     busy: int
     idle: int
+    capacity: int
+    """Slots of the warm workers."""
+    running: int
+    """Those of them that have an operation."""
     reserved: int
     utilization: float | None
     cpu: float | None
@@ -85,7 +89,7 @@ class Work:
     latency: Quantiles | None
     """Of finished operations: from being published, before any retry, to the result."""
     busy: float | None
-    """Seconds in which workers had an operation."""
+    """Seconds in which slots of workers had an operation."""
 
     @classmethod
     def of(cls, counts: Counts | None, seconds: float) -> Work:
@@ -109,7 +113,7 @@ class PoolWork(Work):
     """What a pool's workers did in a span of time, all nodes together."""
 
     utilization: float | None = None
-    """Busy seconds ÷ process seconds (0–1)."""
+    """Busy seconds of slots ÷ all of their seconds (0–1)."""
     recoveries: int | None = None
     """Workers that died and were replaced."""
 
@@ -137,7 +141,12 @@ class Load:
     overflow: int | None
     """Temporary workers beyond the size, among the warm."""
     busy: int | None
+    """Workers that have an operation."""
     idle: int | None
+    capacity: int | None
+    """Slots of the warm workers: operations that can run at once."""
+    running: int | None
+    """Operations that workers have."""
     reserved: int | None
     """Operations that nodes took from the queue and no worker has started."""
     queue_depth: int | None

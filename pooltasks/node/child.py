@@ -24,6 +24,7 @@ from pooltasks.broker.results import ResultBackend
 from pooltasks.node.events import OperationEvents
 from pooltasks.node.health import beat_interval
 from pooltasks.node.replies import DONE, SKIPPED
+from pooltasks.node.slots import Slots
 from pooltasks.node.turn import Turn
 from pooltasks.node.warmup import WorkerReport, run_commands
 
@@ -64,7 +65,7 @@ class WorkerProcess(Worker):
         *args: As billiard's.
         plan: How this node's workers warm up.
         index: The worker's place in its node, from 0.
-        row: Its row of the scoreboard.
+        rows: Of the scoreboard, one for each of its slots.
         stores: Whether it stores results itself; otherwise its node does,
             together with the acknowledgement.
         pulse: By which the node knows that it is alive.
@@ -76,16 +77,19 @@ class WorkerProcess(Worker):
         *args: Any,
         plan: Plan,
         index: int,
-        row: Row,
+        rows: list[Row],
         pulse: Pulse,
         stores: bool,
         **kwargs: Any,
     ) -> None:
         self.plan = plan
         self.index = index
-        self.row = row
+        self.rows = rows
         self.pulse = pulse
-        self.turn = Turn()
+        self.turn = Turn(len(rows))
+        self._slots: Slots | None = None
+        self._pipe = threading.Lock()
+        self._keepers: dict[int, ResultBackend | None] = {}
         self._stores = stores
         self._outq_fd = -1
         self._node_pid = os.getpid()
@@ -98,7 +102,8 @@ class WorkerProcess(Worker):
         """Initialise the process; the warm-up is the last receiver of its signal."""
         die_with(self._node_pid)
         self._outq_fd = self.outq._writer.fileno()  # noqa: SLF001  billiard's name
-        self.events = OperationEvents(self.initargs[0], self.plan.pool, self.row)
+        pool = self.plan.pool
+        self.events = [OperationEvents(self.initargs[0], pool, row) for row in self.rows]
         if not self.plan.settings.lazy:
             signals.worker_process_init.connect(
                 self._warm_up_first, weak=False, dispatch_uid="pooltasks.warm-up"
@@ -110,8 +115,11 @@ class WorkerProcess(Worker):
 
     def _on_soft_limit(self, *_: Any) -> None:
         # The operation that it was sent for may have ended meanwhile.
-        if self.turn.is_target() and not coroutines.interrupt(threading.get_ident()):
-            raise SoftTimeLimitExceeded
+        for slot, number in self.turn.targets().items():
+            if self._slots is not None:
+                self._slots.interrupt(slot, number)
+            elif not coroutines.interrupt(threading.get_ident()):
+                raise SoftTimeLimitExceeded
 
     def _warm_up_first(self, **_: Any) -> None:
         # A signal's receivers may not raise, except by leaving the process.
@@ -121,7 +129,7 @@ class WorkerProcess(Worker):
     def _warm_up(self) -> bool:
         """Run the pool's commands and tell the node; return whether all succeeded."""
         with self.plan.permits.one(self.index):
-            self.outq.put((WARMING, (os.getpid(),)))
+            self._reply(WARMING, (os.getpid(),))
             report: WorkerReport = run_commands(
                 self.initargs[0], self.plan.settings.warmup.commands
             )
@@ -130,7 +138,7 @@ class WorkerProcess(Worker):
             # What the warm-up made stays: the collector need not look at it again.
             gc.collect()
             gc.freeze()
-        self.outq.put((WARMED, (report,)))
+        self._reply(WARMED, (report,))
         return report.error is None
 
     def _on_rewarm_signal(self, *_: Any) -> None:
@@ -162,39 +170,104 @@ class WorkerProcess(Worker):
 
     def workloop(self, debug: Any = None, now: Any = None, pid: int | None = None) -> int:  # noqa: ARG002  billiard's arguments
         """Run what the node writes, until it writes no more; return the exit code."""
-        backend = self.initargs[0].backend
-        keeps = isinstance(backend, ResultBackend) and not self._stores
+        if len(self.rows) > 1:
+            self._slots = Slots(len(self.rows), self._operate)
+            return self._hand_out(self._slots)
         most, done = self.maxtasks or sys.maxsize, 0
         while done < most:
             message = self.wait_for_job()
-            for number, job, accept_first, function, args, kwargs in message[1] if message else ():
+            for number, job, accept_first, *call in message[1] if message else ():
                 if done >= most or not self.turn.begin(number):
                     self._reply(SKIPPED, (number,))
                     continue
-                if accept_first:
-                    self._reply(ACK, (job, None, time.monotonic(), os.getpid(), None))
-                if keeps:
-                    backend.keep(args[1])
-                begun = time.perf_counter()
-                outcome, leave = self._run(function, args, kwargs)
-                seconds = time.perf_counter() - begun
-                self.turn.end()
-                self.events.finish(_raised(outcome))  # now: no soft limit interrupts it any more
-                stored = backend.release() if keeps else None
-                self._reply_done(number, outcome, stored, seconds)
+                leave = self._operate(0, number, job, accept_first, *call)
                 done += 1
                 if leave is not None:
                     raise leave
-                if self.max_memory_per_child and mem_rss() > self.max_memory_per_child:
+                if self._is_too_large():
                     done = most
         return int(EX_RECYCLE)
 
+    def _hand_out(self, slots: Slots) -> int:
+        """Do the same with several slots: what is written begins at once, in a thread."""
+        most, begun = self.maxtasks or sys.maxsize, 0
+        try:
+            while begun < most and not self._is_too_large():
+                message = self.wait_for_job()
+                for number, *task in message[1] if message else ():
+                    slot = slots.take()
+                    if begun >= most or not self.turn.begin(number, slot):
+                        slots.give_back(slot)
+                        self._reply(SKIPPED, (number,))
+                        continue
+                    begun += 1
+                    slots.start(slot, number, *task)
+            slots.finish()
+        except SystemExit:
+            if not terminate_handler_fired():
+                slots.finish()
+            raise
+        finally:
+            if terminate_handler_fired():
+                # From here on only this thread writes, to say that it ends.
+                self._pipe.acquire()
+        return int(EX_RECYCLE)
+
+    def _is_too_large(self) -> bool:
+        return bool(self.max_memory_per_child) and mem_rss() > self.max_memory_per_child
+
+    def _operate(  # noqa: PLR0917  a slot, and what the node writes
+        self,
+        slot: int,
+        number: int,
+        job: int,
+        accept_first: bool,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+    ) -> BaseException | None:
+        """Run an operation and send the node its outcome.
+
+        Returns:
+            What the operation raised to leave the process with; with several slots it stays.
+        """
+        if accept_first:
+            self._reply(ACK, (job, None, time.monotonic(), os.getpid(), None))
+        keeper = self._keeper(slot)
+        if keeper is not None:
+            keeper.keep(args[1])
+        events = self.events[slot]
+        begun = time.perf_counter()
+        if self._slots is None:
+            outcome, leave = self._run(events, function, args, kwargs)
+        else:
+            outcome, leave = self._slots.run(
+                slot, number, self._run, events, function, args, kwargs
+            )
+        seconds = time.perf_counter() - begun
+        self.turn.end(slot)
+        events.finish(_raised(outcome))  # now: no soft limit interrupts it any more
+        stored = None if keeper is None else keeper.release(args[1])
+        if self._slots is not None:
+            self._slots.give_back(slot)
+        self._reply_done(number, outcome, stored, seconds)
+        return leave
+
+    def _keeper(self, slot: int) -> ResultBackend | None:
+        """Return what keeps results for the node; Celery has a backend for each thread."""
+        if slot not in self._keepers:
+            backend = self.initargs[0].backend
+            keeps = isinstance(backend, ResultBackend) and not self._stores
+            self._keepers[slot] = backend if keeps else None
+        return self._keepers[slot]
+
+    @staticmethod
     def _run(
-        self, function: Callable[..., Any], args: Any, kwargs: Any
+        events: OperationEvents, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> tuple[tuple[bool, Any], BaseException | None]:
         """Return the outcome, and what the operation raised to leave the process with."""
         try:
-            self.events.start(args[0], args[2])
+            events.start(args[0], args[2])
             return (True, function(*args, **kwargs)), None
         except BaseException as error:  # a result, whatever it is, but for the end of this process
             if terminate_handler_fired():
@@ -216,8 +289,9 @@ class WorkerProcess(Worker):
         """Send a message to the node, in one write."""
         payload = pickle.dumps((kind, arguments), pickle.HIGHEST_PROTOCOL)
         rest = memoryview(len(payload).to_bytes(4, "big") + payload)
-        while rest:
-            rest = rest[os.write(self._outq_fd, rest) :]
+        with self._pipe:
+            while rest:
+                rest = rest[os.write(self._outq_fd, rest) :]
 
 
 def _raised(outcome: tuple[bool, Any]) -> ExceptionInfo | None:

@@ -68,6 +68,7 @@ class NodeConsumer(Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._tenure = Tenure(_running)
         super().__init__(*args, **kwargs)
+        self.initial_prefetch_count *= self.pool.slots  # Celery counts workers
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         """Return the connection from which operations come."""
@@ -118,6 +119,10 @@ class NodeConsumer(Consumer):
             # It tells of a default of Celery 6, and that operations would be delivered again.
             warnings.simplefilter("ignore", CPendingDeprecationWarning)
             super().on_connection_error_after_connected(exc)
+
+    def _update_prefetch_count(self, index: int = 0) -> Any:
+        """Have the prefetch count follow ``index`` more workers; Celery counts what they run."""
+        return super()._update_prefetch_count(index * self.pool.slots)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Reject what cannot be decoded."""

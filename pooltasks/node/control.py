@@ -73,12 +73,22 @@ def pool_warm_report(state: Any, number: int) -> dict[str, Any]:
 
 
 def _doing(pid: int) -> dict[str, Any]:
-    """Return the operation that a worker runs, its id, and for how many seconds; None if none."""
-    for request in worker_state.active_requests:
-        if request.worker_pid == pid:
-            since = time.time() - request.time_start
-            return {"operation": request.name, "id": request.id, "seconds": round(since, 3)}
-    return {"operation": None, "id": None, "seconds": None}
+    """Return what a worker runs.
+
+    Returns:
+        ``running``: how many operations; and of the longest ``operation``, its ``id`` and for
+        how many ``seconds``, None if there is none.
+    """
+    its = [request for request in worker_state.active_requests if request.worker_pid == pid]
+    if not its:
+        return {"running": 0, "operation": None, "id": None, "seconds": None}
+    longest = min(its, key=lambda request: request.time_start)
+    return {
+        "running": len(its),
+        "operation": longest.name,
+        "id": longest.id,
+        "seconds": round(time.time() - longest.time_start, 3),
+    }
 
 
 def _sizes(consumer: Any) -> dict[str, Any]:

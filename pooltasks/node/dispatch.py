@@ -24,9 +24,10 @@ from celery.concurrency.asynpool import AsynPool
 
 from pooltasks.node.jobs import Callbacks, Job, Lane
 from pooltasks.node.replies import Replies
+from pooltasks.node.sharing import share_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pooltasks.broker.results import StoredResult
 
@@ -41,6 +42,8 @@ _LOOK = 0.02
 """Seconds between two looks at what the workers are running."""
 _LONG = 0.01
 """Seconds after which an operation is not short, and what waits behind it is taken back."""
+_STUCK = 0.1
+"""Seconds after which a worker with several slots should have begun what was written to it."""
 _FORGET = 0.97
 """By how much a duration fades with each operation that was shorter."""
 
@@ -56,6 +59,7 @@ class DispatchPool(AsynPool):
         accepts_first: Says of a task, by name, whether it is acknowledged
             before it runs.
         on_result: Takes the result that a worker made for the caller.
+        slots: How many operations a worker runs at once.
         **kwargs: As billiard's.
     """
 
@@ -68,11 +72,13 @@ class DispatchPool(AsynPool):
         strategy: str,
         accepts_first: Callable[[str], bool],
         on_result: Callable[[StoredResult], None],
+        slots: int,
         **kwargs: Any,
     ) -> None:
         self._strategy = strategy
         self._accepts_first = accepts_first
         self._on_result = on_result
+        self.slots = slots
         self._hub: Any = None
         self._uses = 0
         self._looks = False
@@ -85,6 +91,7 @@ class DispatchPool(AsynPool):
         """Make the process of a worker, and its lane."""
         process = super().WorkerProcess(worker)
         process.lane = Lane(turn=worker.turn)
+        process.timed_out = set()  # the slots because of which it was killed
         return process
 
     @property
@@ -94,7 +101,9 @@ class DispatchPool(AsynPool):
         return cache
 
     def depth(self) -> int:
-        """Return how many operations a worker may have at a time, as long as they stay as short."""
+        """Return how many operations a slot may have at a time, as long as they stay as short."""
+        if self.slots > 1:
+            return 1
         return max(1, min(_MOST, int(2 * _AHEAD / max(self._recent, 1e-9))))
 
     def is_running(self) -> bool:
@@ -141,8 +150,8 @@ class DispatchPool(AsynPool):
         return job
 
     def _rests(self) -> bool:
-        """Return whether a worker has nothing to do; it need not wait for the loop's next turn."""
-        return any(not process.lane.jobs for process in self._fileno_to_inq.values())
+        """Return whether a slot has nothing to do; it need not wait for the loop's next turn."""
+        return any(len(process.lane.jobs) < self.slots for process in self._fileno_to_inq.values())
 
     def _create_write_handlers(self, hub: Any) -> None:
         self._hub = hub
@@ -160,6 +169,9 @@ class DispatchPool(AsynPool):
         open_to = [
             process for process in self._fileno_to_inq.values() if process.lane.unsent is None
         ]
+        if self.slots > 1:
+            self._fill(process for process in open_to if not process.lane.is_stuck())
+            return
         idle = sorted(
             (process for process in open_to if not process.lane.jobs),
             key=lambda process: process.lane.used,
@@ -178,7 +190,20 @@ class DispatchPool(AsynPool):
             process.lane.add(job)
             job.write_to(process)
             batches.setdefault(process.pid, (process, []))[1].append(job)
-        for process, jobs in batches.values():
+        self._send(batches.values())
+
+    def _fill(self, open_to: Iterable[Any]) -> None:
+        """Write what waits to the slots that are free."""
+        batches: dict[int, tuple[Any, list[Job]]] = {}
+        fifo = self._strategy == "fifo"
+        for process, job in share_out(self.outbound_buffer, open_to, self.slots, fifo=fifo):
+            process.lane.add(job)
+            job.write_to(process)
+            batches.setdefault(process.pid, (process, []))[1].append(job)
+        self._send(batches.values())
+
+    def _send(self, batches: Iterable[tuple[Any, list[Job]]]) -> None:
+        for process, jobs in batches:
             self._uses += 1
             process.lane.used = self._uses
             self.write_stats[process.index] += len(jobs)
@@ -283,17 +308,19 @@ class DispatchPool(AsynPool):
         self._look_later()
 
     def accept_begun(self, process: Any) -> None:
-        """Note which operation a worker is running."""
-        number, since = process.lane.turn.now()
-        job = process.lane.jobs.get(number)
-        if job is not None and since is not None:
-            job.accept(process.pid, since)
+        """Note which operations a worker is running."""
+        for number, since in process.lane.turn.running().items():
+            job = process.lane.jobs.get(number)
+            if job is not None:
+                job.accept(process.pid, since)
 
     def _take_back(self, lane: Lane, now: float) -> None:
-        number, since = lane.turn.now()
-        if since is None or now - since < _LONG or not lane.jobs:
+        number = lane.turn.last()
+        if not lane.jobs or (self.slots == 1 and not _is_long(lane, number, now)):
             return
         last = next(reversed(lane.jobs))
+        if self.slots > 1 and (last <= number or now - lane.written_at < _STUCK):
+            return
         if last > lane.turn.recalled():
             lane.turn.recall(last)  # and at the next look, what it had not begun by then
             return
@@ -306,6 +333,22 @@ class DispatchPool(AsynPool):
         """Read what a worker that ended has sent, and note what it was running."""
         self._result_handler.drain(proc)
         self.accept_begun(proc)
+
+    def terminate_job(self, pid: int, sig: int | None = None) -> None:
+        """End the worker of an operation that is revoked."""
+        super().terminate_job(pid, sig)
+        for process in self._pool:
+            if process.pid == pid:
+                # Not all that it runs: each knows whether it is the one.
+                process._job_terminated = False  # noqa: SLF001  billiard's name
+
+    def on_job_process_lost(self, job: Job, pid: int, exitcode: int) -> None:
+        """End an operation whose worker is gone: as revoked, or as lost and what that says."""
+        if job.is_terminated():
+            job.end_terminated(exitcode)
+            return
+        job.lose()
+        super().on_job_process_lost(job, pid, exitcode)
 
     def on_inqueue_close(self, fd: int, proc: Any) -> None:
         """Forget the pipe to a worker that is gone, unless another has its number by now."""
@@ -337,6 +380,12 @@ class DispatchPool(AsynPool):
                         os.write(process.inqW_fd, process.lane.unsent) :
                     ]
                 process.inq.put(None)
+
+
+def _is_long(lane: Lane, number: int, now: float) -> bool:
+    """Return whether what the worker began last is still running, and takes long."""
+    since = lane.turn.running().get(number)
+    return since is not None and now - since >= _LONG
 
 
 def _least_loaded(processes: list[Any], estimate: float) -> Any:

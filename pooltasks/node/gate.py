@@ -35,7 +35,7 @@ class Gate(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Put the gate before the channel from which operations come."""
         pool = consumer.pool
-        multiplier = consumer.prefetch_multiplier
+        multiplier = consumer.prefetch_multiplier * pool.slots
         channel = consumer.task_consumer.channel
         qos = channel.qos
         if isinstance(qos, QoS):
@@ -62,7 +62,13 @@ class Gate(bootsteps.StartStopStep):
 
 
 def _allowed(pool: Any, multiplier: int, prefetch_count: int) -> int:
-    """Return how many messages a node may hold for the workers that are warm."""
+    """Return how many messages a node may hold for the workers that are warm.
+
+    Args:
+        pool: The node's.
+        multiplier: Messages for each worker.
+        prefetch_count: For all workers, if they were warm.
+    """
     if pool.draining:
         return 0
     warm, cold = pool.warm_and_cold()

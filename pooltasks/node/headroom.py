@@ -4,7 +4,8 @@ Processors: the kernel says how long each worker ran and how long it wanted to a
 had to wait for a processor (``/proc/PID/schedstat``). Their sum, as a share of the
 time in which workers had operations, does not depend on what else the host does: it
 is near 1 for operations that compute and near 0 for those that mostly wait. More
-workers than processors ÷ share would only wait for each other.
+workers than processors ÷ share would only wait for each other. A worker with several slots
+wants as many shares, and never more than one processor: one of its threads runs at a time.
 
 Memory: what is available to the host, or to the node's control group where that has
 a limit, less a reserve, by what a worker has to itself.
@@ -35,10 +36,12 @@ class Headroom:
     """Measures one node's workers.
 
     Args:
+        slots: How many operations a worker runs at once.
         root: Where the host's ``proc`` and ``sys`` are.
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(self, slots: int = 1, root: Path = Path("/")) -> None:
+        self._slots = slots
         self._proc = root / "proc"
         self._group = _control_group(root)
         self._cores = _cores(self._group)
@@ -50,7 +53,7 @@ class Headroom:
 
         Args:
             workers: Process ids of the warm ones.
-            busy: Seconds in which workers had operations since the last call.
+            busy: Seconds in which slots had operations since the last call.
         """
         bounds = (self._by_processors(workers, busy), self._by_memory(workers))
         return min((bound for bound in bounds if bound is not None), default=None)
@@ -69,7 +72,7 @@ class Headroom:
         self._busy = self._busy * fading + busy
         if self._busy < _ENOUGH or not self._wanted:
             return None
-        share = min(1.0, self._wanted / self._busy)
+        share = min(1.0, self._slots * self._wanted / self._busy)
         return max(1, math.floor(self._cores / share + _ROUNDING))
 
     def _by_memory(self, workers: Collection[int]) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from billiard.pool import ApplyResult, job_counter
@@ -14,6 +15,17 @@ from pooltasks.node.turn import Turn
 
 if TYPE_CHECKING:
     from pooltasks.node.dispatch import DispatchPool
+
+
+class Blame(Enum):
+    """What the death of its worker says about an operation that was running there."""
+
+    CERTAIN = "certain"
+    """It was alone."""
+    SUSPECT = "suspect"
+    """Others were running too; any of them may be the reason."""
+    INNOCENT = "innocent"
+    """The worker was ended because of another."""
 
 
 class Callbacks(NamedTuple):
@@ -41,6 +53,9 @@ class Job(ApplyResult):
     """Its place in what was written to its worker."""
     estimate = 0.0
     """Seconds that it is expected to take."""
+    blame = Blame.CERTAIN
+    ended_its_worker = False
+    """Whether its worker is ended because of it."""
 
     def __init__(
         self,
@@ -81,6 +96,18 @@ class Job(ApplyResult):
         """Return whether somebody still waits for its end."""
         return self.key in self._cache
 
+    def is_suspect(self) -> bool:
+        """Return whether it was running when a worker with several died."""
+        return bool(self.call[1][2].get("suspect"))
+
+    def lose(self) -> None:
+        """Note what the death of its worker, with all that was running there, says about it."""
+        others = [job for job in self._write_to.lane.jobs.values() if job is not self]
+        if any(job.ended_its_worker or job.is_terminated() for job in others):
+            self.blame = Blame.INNOCENT
+        elif any(job.accepted() for job in others):
+            self.blame = Blame.SUSPECT
+
     def write_to(self, process: Any) -> None:
         """Note the worker that it is written to; None if it goes to another."""
         self._write_to = self._scheduled_for = process
@@ -119,9 +146,17 @@ class Job(ApplyResult):
         self.accept(os.getpid(), time.monotonic())
         self._set_terminated(self._terminated)
 
+    def end_terminated(self, exitcode: int) -> None:
+        """End it as revoked, with the end of its worker."""
+        self._set_terminated(exitcode)
+
     def is_revoked(self) -> bool:
         """Return whether it is not to be run any more."""
-        return self._terminated is not None or self.correlation_id in revoked
+        return self.is_terminated() or self.correlation_id in revoked
+
+    def is_terminated(self) -> bool:
+        """Return whether somebody wants its worker to be ended."""
+        return self._terminated is not None
 
 
 @dataclass
@@ -131,6 +166,8 @@ class Lane:
     turn: Turn = field(default_factory=Turn)
     jobs: dict[int, Job] = field(default_factory=dict)
     written: int = 0
+    written_at: float = 0.0
+    """When the last was written, in monotonic seconds."""
     done: int = 0
     load: float = 0.0
     """Estimated seconds of it."""
@@ -142,9 +179,14 @@ class Lane:
     def add(self, job: Job) -> None:
         """Put ``job`` behind the others."""
         self.written += 1
+        self.written_at = time.monotonic()
         job.number = self.written
         self.jobs[job.number] = job
         self.load += job.estimate
+
+    def is_stuck(self) -> bool:
+        """Return whether the worker has taken up nothing since something was taken back from it."""
+        return self.turn.recalled() > self.turn.last()
 
     def take(self, number: int) -> Job | None:
         """Remove and return the operation of that number."""

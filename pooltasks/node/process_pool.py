@@ -55,9 +55,14 @@ class TimeLimits(TimeoutHandler):
             process.lane.turn.interrupt(job.number)
         super().on_soft_timeout(job)
 
-    def _trywaitkill(self, worker: Any) -> None:
-        worker.timed_out = True
-        super()._trywaitkill(worker)
+    def on_hard_timeout(self, job: Any) -> None:
+        """End the operation and its worker, with all that runs there."""
+        process, _ = self._process_by_pid(job._worker_pid)  # noqa: SLF001  billiard's name
+        if process and not job.ready():
+            job.ended_its_worker = True
+            # Before it is killed: it may end the operation meanwhile.
+            process.timed_out.add(process.lane.turn.slot_of(job.number))
+        super().on_hard_timeout(job)
 
 
 class WarmPool(SizedPool):
@@ -102,10 +107,10 @@ class WarmPool(SizedPool):
         handlers[WARMED] = self.on_warmed
 
     def _create_worker_process(self, i: int) -> Any:
-        row = self.scoreboard.row(i)
+        rows = [self.scoreboard.row(i, slot) for slot in range(self.slots)]
         pulse = self._pulses.setdefault(i, Pulse())
         self.Worker = partial(
-            WorkerProcess, plan=self.plan, index=i, row=row, pulse=pulse, stores=self._stores
+            WorkerProcess, plan=self.plan, index=i, rows=rows, pulse=pulse, stores=self._stores
         )
         # A worker's own limit is init_timeout from when it begins its warm-up
         # (on_warming); this one, from the fork, covers waiting for its turn.
@@ -255,7 +260,7 @@ class WarmPool(SizedPool):
         """Tell the scoreboard and the telemetry of a worker that is gone."""
         now = time.monotonic()
         pid, exitcode = process.pid, process.exitcode
-        timed_out = getattr(process, "timed_out", False)
+        timed_out = process.timed_out
         expected = (
             shutdown
             or timed_out
@@ -263,7 +268,7 @@ class WarmPool(SizedPool):
             or getattr(process, "_controlled_termination", False)
         )
         cause = None if expected else self._cause(process)
-        in_the_middle = self.scoreboard.died(process.index, timed_out=timed_out)
+        lost, failed = self.scoreboard.died(process.index, timed_out=timed_out)
         telemetry.execute(
             "worker.terminate",
             {"age": now - self._forked_at.pop(pid, now)},
@@ -275,11 +280,11 @@ class WarmPool(SizedPool):
                 "cause": cause,
             },
         )
-        if in_the_middle and timed_out:
+        for _ in range(failed):
             self._emit_error(Category.TIMEOUT, None, TimeLimitExceeded())
-        elif in_the_middle:
-            lost = WorkerLostError(f"worker {pid} ended in an operation: {human_status(exitcode)}")
-            self._emit_error(Category.COMMUNICATION, None, lost)
+        for _ in range(lost):
+            error = WorkerLostError(f"worker {pid} ended in an operation: {human_status(exitcode)}")
+            self._emit_error(Category.COMMUNICATION, None, error)
         if served and cause is not None:
             self._deaths.append((now, exitcode, cause))
             self._forget_deaths()

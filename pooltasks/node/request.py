@@ -20,6 +20,7 @@ from pooltasks.broker.dead_letters import (
     with_attempt,
 )
 from pooltasks.errors import PoisonedError
+from pooltasks.node.jobs import Blame
 
 if TYPE_CHECKING:
     from pooltasks.broker.dead_letters import Attempt
@@ -76,12 +77,15 @@ class OperationRequest(Request):
             give_reason(self._message, f"rejected by the operation: {error.reason}")
         lost = isinstance(error, WorkerLostError | SystemExit)
         if lost and self._task.reject_on_worker_lost and self._is_ours():
-            deliveries = deliveries_of(self._message.headers) + 1
-            allowed = self._pool_settings().max_deliveries
-            if deliveries >= allowed:
-                self._bury(deliveries)
-                return
-            self._message.headers["deliveries"] = deliveries
+            blame = self._blame()
+            if blame is Blame.CERTAIN:
+                deliveries = deliveries_of(self._message.headers) + 1
+                if deliveries >= self._pool_settings().max_deliveries:
+                    self._bury(deliveries)
+                    return
+                self._message.headers["deliveries"] = deliveries
+            elif blame is Blame.SUSPECT:
+                self._message.headers["suspect"] = True
             self._message.headers["attempts"] = self._attempts(error)
         if return_ok and self._context.retries and not isinstance(error, _NO_FAILURE):
             self._set_aside(f"failed after {self._context.retries} retries: {error!r}", error)
@@ -98,6 +102,11 @@ class OperationRequest(Request):
     def _is_ours(self) -> bool:
         """Return whether this process, and not revoke or shutdown, is done with the operation."""
         return not (self._already_cancelled or self._already_revoked or self.acknowledged)
+
+    def _blame(self) -> Blame:
+        """Return what the end of its worker says about this operation."""
+        job = self._apply_result() if self._apply_result is not None else None
+        return Blame.CERTAIN if job is None else job.blame
 
     def _bury(self, deliveries: int) -> None:
         """Make the operation a dead letter, and tell its caller."""

@@ -134,9 +134,9 @@ class Overflow:
             now: Seconds on any clock that never goes back.
             size: How many there are to be without overflow.
             serving: How many are given operations.
-            busy: How many of these have one.
-            waiting: Operations that the node has and no worker.
-            queued: Returns how many are in the queue; asked only where that matters.
+            busy: How many of these have as many as they have slots.
+            waiting: How many workers it takes for those that the node has and no worker.
+            queued: The same for those in the queue; asked only where that matters.
             room: The most workers that the host has room for; None if that is not known.
         """
         before = self.count

@@ -86,6 +86,7 @@ class Sampler:
         self.node = f"{name}/{secrets.token_hex(4)}"
         settings = app.pooltasks.settings.pool_settings(pool)
         self._interval = settings.metrics_interval
+        self._slots = settings.slots
         lists = lists_of(app, keys.queue(pool))
         self._store = SampleStore(impatient_client(app), pool, lists, settings.objective)
         self._scoreboard = scoreboard
@@ -125,7 +126,7 @@ class Sampler:
         """Write what went on since the last sample that arrived."""
         if stopped and self._timer is not None:
             self._timer.cancel()
-        activity, busy = self._scoreboard.collect()
+        activity, busy, running = self._scoreboard.collect()
         self._counts.add(activity.counts)
         for name, counts in activity.operations.items():
             if name in self._operations:
@@ -150,6 +151,8 @@ class Sampler:
             spares=0 if stopped else its.spares,
             overflow=0 if stopped else its.overflow,
             busy=busy,
+            slots=self._slots,
+            running=running,
             reserved=len(reserved),
             reserved_age=max(ages, default=0.0),
             stopped=stopped,

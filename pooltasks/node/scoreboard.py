@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from pooltasks.node.row import MOST_OPERATIONS, Row
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pooltasks.node.row import Reading
 
 
@@ -31,7 +34,7 @@ class Activity:
 
 
 class _Seat:
-    """The node's own notes on the worker of one row."""
+    """The node's own notes on one slot of a worker, and its row."""
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -46,71 +49,84 @@ class _Seat:
 class Scoreboard:
     """The rows of a node, and what was done since the last look, by dead workers too.
 
-    A worker's place in its node is its row. Rows are made before the fork that
-    needs them and taken over by the replacement.
+    A worker has a row for each of its slots, found by its place in its node. Rows are
+    made before the fork that needs them and taken over by the replacement.
     """
 
     def __init__(self) -> None:
-        self._seats: dict[int, _Seat] = {}
+        self._workers: dict[int, dict[int, _Seat]] = {}
         self._activity = Activity()
         self._names: set[str] = set()
         # While a node stops, its timers run in a thread of their own.
         self._lock = threading.Lock()
 
-    def row(self, index: int) -> Row:
-        """Return the row for the worker that is about to be forked for place ``index``."""
+    def row(self, index: int, slot: int = 0) -> Row:
+        """Return the row of a slot of the worker that is about to be forked for place ``index``."""
         with self._lock:
-            return self._seats.setdefault(index, _Seat(Row())).row
+            seats = self._workers.setdefault(index, {})
+            if slot not in seats:
+                seats[slot] = _Seat(Row())
+            return seats[slot].row
 
     def serves(self, index: int) -> None:
-        """Count the process seconds of a worker from now: it takes operations."""
+        """Count the seconds of a worker's slots from now: it takes operations."""
         with self._lock:
-            self._seats[index].warm_since = time.monotonic()
+            now = time.monotonic()
+            for seat in self._workers[index].values():
+                seat.warm_since = now
 
     def rests(self, index: int) -> None:
-        """Count the process seconds of a worker no more: it is kept in reserve."""
+        """Count the seconds of a worker's slots no more: it is given nothing."""
         with self._lock:
-            seat = self._seats[index]
-            self._collect(seat, time.monotonic())
-            seat.warm_since = None
+            now = time.monotonic()
+            for seat in self._workers[index].values():
+                self._collect(seat, now)
+                seat.warm_since = None
 
     def recovered(self) -> None:
         """Count a worker that died and was replaced."""
         with self._lock:
             self._activity.counts.recoveries += 1
 
-    def died(self, index: int, *, timed_out: bool = False) -> bool:
-        """Add up what a dead worker did and free its row.
+    def died(self, index: int, *, timed_out: Collection[int | None] = ()) -> tuple[int, int]:
+        """Add up what a dead worker did and free its rows.
 
         Args:
             index: Its place.
-            timed_out: Whether it was killed because its operation ignored its
-                time limit. The operation has failed then; otherwise it is lost.
+            timed_out: Slots whose operations ignored their time limits, so that it was
+                killed. These have failed; the others are lost.
 
         Returns:
-            Whether it died in the middle of an operation.
+            How many operations are lost and how many have failed with it.
         """
         with self._lock:
-            seat = self._seats[index]
-            reading = self._collect(seat, time.monotonic())
-            if reading.started is not None:
-                its = self._counts_of(reading.operation)
-                its.outcomes[Outcome.FAILURE if timed_out else Outcome.LOST] += 1
-                its.categories[Category.TIMEOUT if timed_out else Category.COMMUNICATION] += 1
-            seat.row.clear()
-            self._seats[index] = _Seat(seat.row)
-            return reading.started is not None
+            now = time.monotonic()
+            ended = Counter[bool]()
+            for slot, seat in self._workers[index].items():
+                reading = self._collect(seat, now)
+                if reading.started is not None:
+                    failed = slot in timed_out
+                    ended[failed] += 1
+                    its = self._counts_of(reading.operation)
+                    its.outcomes[Outcome.FAILURE if failed else Outcome.LOST] += 1
+                    its.categories[Category.TIMEOUT if failed else Category.COMMUNICATION] += 1
+                seat.row.clear()
+                self._workers[index][slot] = _Seat(seat.row)
+            return ended[False], ended[True]
 
-    def collect(self) -> tuple[Activity, int]:
-        """Return what was done since the last look, and how many workers have an operation."""
+    def collect(self) -> tuple[Activity, int, int]:
+        """Return what was done since the last look, how many workers are busy, and their slots."""
         with self._lock:
             now = time.monotonic()
-            readings = [self._collect(seat, now) for seat in self._seats.values()]
+            running = [
+                sum(self._collect(seat, now).started is not None for seat in seats.values())
+                for seats in self._workers.values()
+            ]
             activity, self._activity = self._activity, Activity()
             for counts in activity.operations.values():
                 # The busy seconds of the whole were counted as they passed.
                 activity.counts.add(counts, busy=False)
-            return activity, sum(reading.started is not None for reading in readings)
+            return activity, sum(map(bool, running)), sum(running)
 
     def _collect(self, seat: _Seat, now: float) -> Reading:
         reading = seat.row.read(seat.last)

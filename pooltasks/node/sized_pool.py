@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from contextlib import suppress
@@ -136,16 +137,20 @@ class SizedPool(DispatchPool):
         """Have another temporary worker if one is lacking, or fewer if they have been idle."""
         if not self.overflow.most:
             return
+        full = [process.pid for process in self._pool if len(process.lane.jobs) >= self.slots]
         if self.overflow.look(
             now,
             self.size,
             serving=len(self.serving),
-            busy=len(self.occupied() & self.serving),
-            waiting=len(self.outbound_buffer),
-            queued=self._queued,
+            busy=len(self.serving.intersection(full)),
+            waiting=self._workers_for(len(self.outbound_buffer)),
+            queued=lambda: self._workers_for(self._queued()),
             room=self.room,
         ):
             self.settle()
+
+    def _workers_for(self, operations: int) -> int:
+        return math.ceil(operations / self.slots)
 
     def _settle_again(self) -> None:
         self._timer = None

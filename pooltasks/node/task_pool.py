@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from billiard.util import get_pdeathsig
@@ -23,6 +23,7 @@ from pooltasks.node.warmup import Plan, summary
 
 if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
+    from pooltasks.settings import PoolSettings
 
 
 class TaskPool(prefork.TaskPool):
@@ -36,6 +37,13 @@ class TaskPool(prefork.TaskPool):
     draining = False
     """Whether the node reserves nothing more."""
     _token: int | None = None
+
+    @cached_property
+    def slots(self) -> int:
+        """How many operations a worker runs at once."""
+        extension = self.app.pooltasks
+        settings: PoolSettings = extension.settings.pool_settings(extension.pool)
+        return settings.slots
 
     def on_start(self) -> None:
         """Fork the workers, from a parent whose memory is ready to be shared."""
@@ -59,6 +67,7 @@ class TaskPool(prefork.TaskPool):
             scoreboard=self.scoreboard,
             stores=extension.settings.broker_transport != "pooltasks",
             strategy=settings.strategy,
+            slots=settings.slots,
             accepts_first=self._acknowledges_first,
             on_result=self._on_result,
         )
@@ -66,7 +75,7 @@ class TaskPool(prefork.TaskPool):
         self.sampler: Sampler | None = None
         if settings.enable_metrics:
             _, hostname = self.options["initargs"]
-            self._headroom = Headroom()
+            self._headroom = Headroom(self.slots)
             self.sampler = Sampler(
                 self.app,
                 extension.pool,
@@ -111,7 +120,7 @@ class TaskPool(prefork.TaskPool):
             del self.results[0]
 
     def depth(self) -> int:
-        """Return how many operations a worker can have at a time."""
+        """Return how many operations a slot can have at a time."""
         return self._pool.depth()
 
     def register_with_event_loop(self, loop: Any) -> None:
@@ -153,8 +162,8 @@ class TaskPool(prefork.TaskPool):
 
     @property
     def num_processes(self) -> int:
-        """How many workers are to serve; Celery derives the prefetch count from it."""
-        return self._pool.size
+        """How many slots are to serve; Celery derives the prefetch count from it."""
+        return self._pool.size * self.slots
 
     def resize(self, size: int, spares: int | None = None, token: int | None = None) -> None:
         """Set the exact size of the node, within the pool's bounds.
@@ -190,7 +199,7 @@ class TaskPool(prefork.TaskPool):
         Celery changes the prefetch count by as much afterwards.
         """
         floor, ceiling = self.bounds
-        size = self.num_processes + n
+        size = self._pool.size + n
         if not floor <= size <= ceiling:
             raise ValueError(f"The size would be {size}; allowed: {floor} to {ceiling}.")
         self.resize(size)
@@ -211,7 +220,8 @@ class TaskPool(prefork.TaskPool):
             size; ``warming``: workers that are not warm yet, or just being forked; ``spares``: warm
             workers in reserve, ``spares_wanted``: how many there are to be;
             ``overflow``: temporary ones among the warm, ``max_overflow``: how many there may be;
-            ``busy``: workers that have an operation; ``token``: the last one.
+            ``busy``: workers that have an operation; ``slots``: how many operations
+            each runs at once; ``token``: the last one.
         """
         staff = self._pool.staff()
         floor, ceiling = self.bounds
@@ -227,6 +237,7 @@ class TaskPool(prefork.TaskPool):
             "overflow": self.overflow,
             "max_overflow": self._pool.overflow.most,
             "busy": len(staff.busy),
+            "slots": self.slots,
             "token": self._token,
         }
 
@@ -252,7 +263,7 @@ class TaskPool(prefork.TaskPool):
     def warm_and_cold(self) -> tuple[int, int]:
         """Return how many workers take operations and how many do not yet."""
         warm = len(self._pool.serving)
-        return warm, max(0, self.num_processes - warm)
+        return warm, max(0, self._pool.size - warm)
 
     def warm_again(self) -> int:
         """Ask every warm worker to warm up again; return the number of the round."""

@@ -101,14 +101,19 @@ class Upkeep:
             cpu, memory = _cpu_and_memory(process.pid)
         except OSError:
             return None
-        jobs = process.lane.jobs
-        number, since = process.lane.turn.now()
-        unaccepted = overdue = None
-        if since is not None and number in jobs:
-            limit = jobs[number]._timeout  # noqa: SLF001  billiard's name
-            overdue = now - since - limit if limit else None
-        elif jobs and process.pid not in self._pool.warming:
-            unaccepted = min(jobs)
+        jobs, turn = process.lane.jobs, process.lane.turn
+        running = {number: since for number, since in turn.running().items() if number in jobs}
+        overdue = max(
+            (
+                now - since - limit
+                for number, since in running.items()
+                if (limit := jobs[number]._timeout)  # noqa: SLF001  billiard's name
+            ),
+            default=None,
+        )
+        unaccepted = None
+        if len(running) < self._settings.slots and process.pid not in self._pool.warming:
+            unaccepted = min((number for number in jobs if number not in running), default=None)
         return Vitals(self._pool.beats(process), cpu, memory, unaccepted, overdue)
 
     def recycle(self) -> None:

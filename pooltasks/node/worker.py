@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery.apps.worker import Worker
 from celery.concurrency.prefork import TaskPool as StockTaskPool
-from celery.utils.log import get_logger
 from celery.utils.nodenames import default_nodename, host_format
 from kombu import Exchange, Queue
 
@@ -27,15 +26,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pooltasks.settings import Settings
-
-
-logger = get_logger(__name__)
-
-_WITHOUT_EFFECT_YET = (
-    "slots",
-    "strategy",
-)
-"""Settings that are checked, and that no part of this version acts on."""
 
 
 class Node(Worker):
@@ -79,19 +69,6 @@ class Node(Worker):
             log_as_json(name, hostname)
             options["quiet"] = True  # Celery's banner is no JSON
         super().__init__(app=app, hostname=hostname, **options)
-
-    def on_start(self) -> None:
-        """Start, and say which of the pool's settings change nothing."""
-        super().on_start()
-        extension = self.app.pooltasks
-        given = extension.settings.pool_settings(extension.pool).model_fields_set
-        idle = [key for key in _WITHOUT_EFFECT_YET if key in given]
-        if idle:
-            logger.warning(
-                "pool %s: %s: this version of pooltasks does not act on it yet",
-                extension.pool,
-                ", ".join(idle),
-            )
 
     @staticmethod
     def is_named_by(app: Celery, queues: Iterable[str] | str | None) -> bool:

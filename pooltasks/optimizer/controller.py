@@ -43,8 +43,6 @@ PATIENCE = 0.25
 _LOOK_AGAIN = 0.02
 _SUSTAINED = 30.0
 """Seconds for which slots must be wanted before hosts are: a leap is over before a host is up."""
-_SLOTS = 1
-"""Of a worker: nodes do not act on the setting ``slots`` yet."""
 _UNLIMITED = 1_000_000
 """Slots: what the policy may want, so that hosts can be added for it."""
 
@@ -224,7 +222,7 @@ def decide(
     nodes = observing.live(samples, queue.at)
     if not nodes:
         return _hold(settings, memory, queue.at, samples)
-    interval, slots = settings.metrics_interval, _SLOTS
+    interval, slots = settings.metrics_interval, settings.slots
     newest = max(one.at for one in nodes.values())
     if newest - memory.decided < settings.optimization_interval - interval / 2:
         return None
@@ -234,7 +232,6 @@ def decide(
         samples,
         wait=settings.objective.wait_ms / 1000,
         size=before if memory.size is None else memory.size,
-        slots=slots,
         interval=interval,
     )
     if not observations:
@@ -276,11 +273,12 @@ def _ask(
     nodes: int,
 ) -> Decision:
     """Have the policy see every period; return its last word."""
+    slots = nodes * settings.slots
     policy = build(
         settings.policy,
-        Limits(settings.min_pool_size * nodes * _SLOTS, _UNLIMITED),
+        Limits(settings.min_pool_size * slots, _UNLIMITED),
         Goal(settings.objective.wait_ms / 1000, settings.objective.quantile),
-        settings.pool_size * nodes * _SLOTS,
+        settings.pool_size * slots,
     )
     if memory.state is not None:
         try:

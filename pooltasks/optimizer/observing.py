@@ -106,7 +106,6 @@ class Watch:
         *,
         wait: float,
         size: int,
-        slots: int,
         interval: float,
     ) -> list[Observation]:
         """Return an observation for each period that is new, oldest first.
@@ -116,7 +115,6 @@ class Watch:
             samples: Of each node, oldest first; at least those since :attr:`at`.
             wait: Of the objective, seconds.
             size: Slots that the pool was last told to have.
-            slots: Of a worker.
             interval: Seconds between samples of a node: the length of a period.
         """
         newest = newest_period(samples, interval)
@@ -145,7 +143,7 @@ class Watch:
             latest = max(inside_now, key=lambda one: one.at)
             working = [one.sample for one in present if not one.sample.stopped]
             reserved = sum(sample.reserved for sample in working)
-            inside = latest.queue.depth + reserved + sum(sample.busy for sample in working)
+            inside = latest.queue.depth + reserved + sum(sample.running for sample in working)
             work = periods.get(period, _Work())
             # Before the first period nobody looked: as many as after it, say.
             before = inside if self.period is None else self.inside
@@ -166,7 +164,7 @@ class Watch:
                     service_squares=work.service_squares,
                     busy=work.busy / seconds,
                     size=size,
-                    warm=sum(sample.warm for sample in working) * slots,
+                    warm=sum(sample.capacity for sample in working),
                     complete=len(inside_now) == len(present),
                 )
             )

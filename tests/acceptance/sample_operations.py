@@ -235,6 +235,12 @@ async def wait_too_long(cleaning: float) -> None:
         await asyncio.sleep(cleaning)
 
 
+@operation(pool="code", timeout=0.3)
+def compute_too_long() -> None:
+    while True:
+        sum(range(1000))
+
+
 @operation(pool="code", bind=True, retry={"connection": 3})
 async def wait_and_fail_until(self, key: str, attempts: int) -> int:
     """Lose a connection until it was tried ``attempts`` times."""

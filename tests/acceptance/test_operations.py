@@ -169,15 +169,3 @@ def test_a_node_refuses_what_it_cannot_serve(
     assert completed.returncode == 1
     assert message in completed.stderr
     assert "Traceback" not in completed.stderr
-
-
-def test_a_node_says_which_settings_change_nothing_yet(deployment: Deployment) -> None:
-    app = deployment.configure("""
-        [pools.code]
-        imports = ["sample_operations"]
-        pool_size = 1
-        slots = 4
-    """)
-    deployment.start_node("-Q", "pool.code")
-    assert Pool("code", app=app).execute("ping")["status"] == "ok"
-    assert "pool code: slots: this version of pooltasks does not act on it yet" in deployment.log()

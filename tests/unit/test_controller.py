@@ -16,7 +16,6 @@ from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.sample import Sample
 from pooltasks.metrics.samples import QueueState, StoredSample
-from pooltasks.optimizer import controller
 from pooltasks.optimizer.controller import Controller, Memory, decide
 from pooltasks.optimizer.observing import Watch
 from pooltasks.settings import PoolSettings
@@ -66,6 +65,7 @@ class Nodes:
             size = self.sizes[name]
             done = counts(operations, run)
             values = {"warm": size, "busy": 0, "reserved": 0, "counts": done, **changes}
+            values.setdefault("running", values["busy"])
             one = Sample(number=len(its), interval=1.0, size=size, reserved_age=0.0, **values)
             at = START + self.second + 0.5 + 0.001 * list(self.series).index(series)
             its.append(StoredSample(one, QueueState(at, depth, None)))
@@ -92,7 +92,7 @@ def memory():
 def observed(nodes, watch=None):
     queue = QueueState(nodes.now, nodes.depth, None)
     watch = watch or Watch()
-    return watch.observe(queue, nodes.series, wait=0.05, size=4, slots=1, interval=1.0)
+    return watch.observe(queue, nodes.series, wait=0.05, size=4, interval=1.0)
 
 
 # What it sees.
@@ -343,12 +343,11 @@ def test_a_node_whose_host_has_no_room_is_given_no_more(memory):
     assert decision.hosts > 2
 
 
-def test_slots_are_turned_into_workers(memory, monkeypatch):
-    monkeypatch.setattr(controller, "_SLOTS", 8)
+def test_slots_are_turned_into_workers(memory):
     nodes = Nodes("a")
     for _ in range(90):
-        nodes.tick(operations=100)
-        decision = nodes.decide(memory)
+        nodes.tick(operations=100, slots=8)
+        decision = nodes.decide(memory, SETTINGS.model_copy(update={"slots": 8}))
     assert decision.nodes == {"a": 2}
     assert 8 < decision.wanted <= decision.target == 16
 

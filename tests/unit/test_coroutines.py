@@ -110,6 +110,7 @@ def test_its_request_and_the_current_task_are_its_own_also_in_what_it_starts(app
         return {before, await own(self), *await asyncio.gather(own(self), own(self))}
 
     task = make(app, tell, bind=True)
+    app.finalize()  # not in several threads
 
     def wait(number):
         task.push_request(id=str(number), args=(), kwargs={}, called_directly=False)

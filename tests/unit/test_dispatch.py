@@ -9,13 +9,16 @@ import pytest
 from billiard.pool import RUN
 
 from pooltasks.node.dispatch import DispatchPool
-from pooltasks.node.jobs import Lane
+from pooltasks.node.jobs import Blame, Lane
+from pooltasks.node.turn import Turn
 
 
 class Pool(DispatchPool):
     """The dispatch alone: its workers are lanes, and what is written stays here."""
 
-    def __init__(self, workers: int, strategy: str = "lifo") -> None:  # super() would fork
+    def __init__(  # super() would fork
+        self, workers: int, strategy: str = "lifo", slots: int = 1
+    ) -> None:
         self._state = RUN
         self._cache: dict[int, Any] = {}
         self.outbound_buffer: deque[Any] = deque()
@@ -27,6 +30,7 @@ class Pool(DispatchPool):
         self._busy_workers: set[int] = set()
         self._mark_worker_as_available = self._busy_workers.discard
         self._strategy = strategy
+        self.slots = slots
         self._accepts_first = lambda name: name == "at_most_once"
         self._on_result = self.results.append
         self._uses = 0
@@ -35,7 +39,7 @@ class Pool(DispatchPool):
         self._recent = float("inf")
         self.on_timeout_set = self.on_timeout_cancel = lambda *_: None
         self._pool = [
-            SimpleNamespace(pid=100 + index, index=index, inqW_fd=index, lane=Lane())
+            SimpleNamespace(pid=100 + index, index=index, inqW_fd=index, lane=Lane(Turn(slots)))
             for index in range(workers)
         ]
         self._fileno_to_inq = {process.inqW_fd: process for process in self._pool}
@@ -43,8 +47,8 @@ class Pool(DispatchPool):
     def _write(self, process: Any) -> None:
         process.lane.unsent = None
 
-    def submit(self, name: str = "op", **options: Any) -> Any:
-        return self.apply_async(None, [name, "id"], **options)
+    def submit(self, name: str = "op", *, suspect: bool = False, **options: Any) -> Any:
+        return self.apply_async(None, [name, "id", {"suspect": suspect}], **options)
 
     def finish(self, process: Any, seconds: float = 0.0001) -> None:
         number = next(iter(process.lane.jobs))
@@ -179,3 +183,140 @@ def test_the_result_of_what_was_given_up_is_not_stored() -> None:
     stored: Any = ("key", b"value", 0)
     pool.on_done(pool._pool[0], 1, (True, "value"), stored, 0.1)
     assert not pool.results
+
+
+def begin(process: Any) -> None:
+    """Have a worker begin everything that it was written."""
+    for slot, number in enumerate(process.lane.jobs):
+        process.lane.turn.begin(number, slot)
+
+
+def test_slots_are_filled_where_the_fewest_are_busy_and_nothing_is_written_ahead() -> None:
+    pool = Pool(3, slots=4)
+    pool.knows("op", 0.0001)
+    for _ in range(7):
+        pool.submit()
+    pool.on_poll_start()
+    assert sorted(pool.loads()) == [2, 2, 3]
+    for _ in range(20):
+        pool.submit()
+    pool.on_poll_start()
+    assert pool.loads() == [4, 4, 4]
+    assert pool.depth() == 1
+
+
+@pytest.mark.parametrize(("strategy", "expected"), [("lifo", 1), ("fifo", 0)])
+def test_of_workers_that_are_as_busy_the_strategy_says_which_is_next(
+    strategy: str, expected: int
+) -> None:
+    pool = Pool(2, strategy, slots=2)
+    for index in (0, 1):
+        pool._fileno_to_inq = {index: pool._pool[index]}
+        pool.submit()
+        pool.on_poll_start()
+    pool._fileno_to_inq = {process.inqW_fd: process for process in pool._pool}
+    pool.submit()
+    pool.on_poll_start()
+    assert pool.loads().index(2) == expected
+
+
+def test_a_suspect_runs_alone_and_gets_a_worker_although_others_come() -> None:
+    pool = Pool(2, slots=2)
+    for _ in range(3):
+        pool.submit()
+    pool.on_poll_start()
+    assert sorted(pool.loads()) == [1, 2]
+    lighter = pool._pool[pool.loads().index(1)]
+    suspect = pool.submit(suspect=True)
+    pool.submit()
+    pool.on_poll_start()
+    assert sorted(pool.loads()) == [1, 2], "the worker that has fewer is kept free for it"
+    pool.finish(lighter)
+    pool.on_poll_start()
+    assert [*lighter.lane.jobs.values()] == [suspect]
+    for _ in range(3):
+        pool.submit()
+    pool.on_poll_start()
+    assert [*lighter.lane.jobs.values()] == [suspect]
+
+
+def test_a_worker_that_begins_nothing_is_given_nothing_more_until_it_does() -> None:
+    pool = Pool(2, slots=2)
+    stuck, other = pool._pool
+    pool._fileno_to_inq = {0: stuck}
+    job = pool.submit()
+    pool.on_poll_start()
+    later = time.monotonic() + 1
+    pool._take_back(stuck.lane, later)
+    pool._take_back(stuck.lane, later)
+    assert pool.loads() == [0, 0]
+    pool._fileno_to_inq = {0: stuck, 1: other}
+    pool.submit()
+    pool.on_poll_start()
+    assert pool.loads() == [0, 2]
+    assert job in other.lane.jobs.values()
+    assert not stuck.lane.turn.begin(1)
+    pool.submit()
+    pool.on_poll_start()
+    assert pool.loads() == [1, 2]
+
+
+def test_what_a_worker_runs_in_its_slots_is_not_taken_back() -> None:
+    pool = Pool(1, slots=2)
+    pool.submit()
+    pool.submit()
+    pool.on_poll_start()
+    begin(pool._pool[0])
+    for _ in range(2):
+        pool._take_back(pool._pool[0].lane, time.monotonic() + 60)
+    assert pool.loads() == [2]
+
+
+def lose(pool: Pool) -> list[Blame]:
+    """Have the only worker die; return what that says about each operation."""
+    process = pool._pool[0]
+    pool.accept_begun(process)
+    jobs = list(process.lane.jobs.values())
+    for job in jobs:
+        if job.accepted() and not job.ready():
+            pool.on_job_process_lost(job, process.pid, -9)
+    return [job.blame for job in jobs]
+
+
+def test_who_died_alone_is_to_blame() -> None:
+    pool = Pool(1, slots=3)
+    pool.submit()
+    pool.on_poll_start()
+    begin(pool._pool[0])
+    assert lose(pool) == [Blame.CERTAIN]
+
+
+def test_who_died_in_company_is_a_suspect() -> None:
+    pool = Pool(1, slots=3)
+    for _ in range(3):
+        pool.submit()
+    pool.on_poll_start()
+    begin(pool._pool[0])
+    assert lose(pool) == [Blame.SUSPECT] * 3
+
+
+def test_the_neighbours_of_one_because_of_which_a_worker_is_ended_are_innocent() -> None:
+    pool = Pool(1, slots=3)
+    for _ in range(3):
+        pool.submit()
+    pool.on_poll_start()
+    begin(pool._pool[0])
+    pool._pool[0].lane.jobs[2].ended_its_worker = True
+    assert [lose(pool)[place] for place in (0, 2)] == [Blame.INNOCENT] * 2
+
+
+def test_only_the_one_that_is_revoked_ends_as_revoked() -> None:
+    pool = Pool(1, slots=2)
+    errors: list[Any] = []
+    for _ in range(2):
+        pool.submit(error_callback=lambda info: errors.append(type(info.exception.exc).__name__))
+    pool.on_poll_start()
+    begin(pool._pool[0])
+    pool._pool[0].lane.jobs[1].terminate(15)
+    lose(pool)
+    assert errors == ["Terminated", "WorkerLostError"]

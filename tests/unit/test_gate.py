@@ -44,7 +44,7 @@ class Channel:
 
 @pytest.fixture
 def pool():
-    pool = SimpleNamespace(warm=4, cold=0, overflow=0, draining=False)
+    pool = SimpleNamespace(warm=4, cold=0, overflow=0, slots=1, draining=False)
     pool.warm_and_cold = lambda: (pool.warm, pool.cold)
     return pool
 

@@ -42,7 +42,7 @@ def host(tmp_path):
 
 def room_after(host, seconds, *, ran, waited=0.0, workers=4, busy=1.0):
     """Let ``workers`` spend their time so for ``seconds``; return the room at the end."""
-    headroom, room = Headroom(host.root), None
+    headroom, room = Headroom(root=host.root), None
     for _ in range(seconds + 1):
         for pid in range(1, workers + 1):
             host.worker(pid, ran=ran, waited=waited)
@@ -64,7 +64,7 @@ def test_operations_that_wait_are_bound_by_memory_only(host):
 
 
 def test_a_warm_up_is_no_operation(host):
-    headroom = Headroom(host.root)
+    headroom = Headroom(root=host.root)
     host.worker(1, ran=30.0)
     headroom.room([1], 1.0)
     host.worker(1, ran=0.01)
@@ -73,7 +73,7 @@ def test_a_warm_up_is_no_operation(host):
 
 
 def test_what_operations_are_like_may_change(host):
-    headroom = Headroom(host.root)
+    headroom = Headroom(root=host.root)
     for second in range(200):
         host.worker(1, ran=1.0 if second < 100 else 0.001)
         room = headroom.room([1], 1.0)
@@ -112,7 +112,7 @@ def test_a_control_group_without_limits_says_nothing(host):
 
 
 def test_a_host_that_does_not_say_sets_no_bound(tmp_path):
-    assert Headroom(tmp_path).room([1, 2], 1.0) is None
+    assert Headroom(root=tmp_path).room([1, 2], 1.0) is None
 
 
 def test_this_process_is_measured():

@@ -86,7 +86,7 @@ def test_each_operation_is_counted_by_its_name() -> None:
             finish(row, run=run, name=name)
         start(row, name="only one" if number else "echo")
         finish(row, Outcome.FAILURE, Category.PYTHON, name="only one" if number else "echo")
-    activity, _ = board.collect()
+    activity, *_ = board.collect()
     its = activity.operations
     assert {name: dict(counts.outcomes) for name, counts in its.items()} == {
         "echo": {Outcome.SUCCESS: 2, Outcome.FAILURE: 1},
@@ -111,7 +111,7 @@ def test_more_operations_than_have_a_name_are_counted_together() -> None:
     long = "long" * 100
     start(rows[0], name=long)
     finish(rows[0], name=long)
-    activity, _ = board.collect()
+    activity, *_ = board.collect()
     its = activity.operations
     assert len(its) == MOST_OPERATIONS + 1
     assert its[OTHER].finished == 2 * 8 + 1 + MOST_OPERATIONS
@@ -129,7 +129,7 @@ def test_utilization_counts_the_present_operation_up_to_now(
     clock[0] += 1.0
     start(row, 0.0)
     clock[0] += 2.0
-    first, busy = board.collect()
+    first, busy, _ = board.collect()
     assert busy == 1
     assert first.counts.busy == 2.0
     assert first.counts.process == 3.0
@@ -137,7 +137,7 @@ def test_utilization_counts_the_present_operation_up_to_now(
     clock[0] += 1.0
     finish(row, run=3.0)
     clock[0] += 4.0
-    second, busy = board.collect()
+    second, busy, _ = board.collect()
     assert busy == 0
     assert second.counts.busy == 1.0
     assert second.counts.process == 5.0
@@ -186,8 +186,9 @@ def test_a_row_is_used_again_and_what_its_dead_worker_did_is_kept(
     start(row)
     finish(row)
     start(row, name="deadly")
-    assert board.died(0, timed_out=timed_out)
-    after_death, _ = board.collect()
+    slots = {0} if timed_out else set()
+    assert board.died(0, timed_out=slots) == (not timed_out, timed_out)
+    after_death, *_ = board.collect()
     assert after_death.counts.outcomes == {Outcome.SUCCESS: 1, outcome: 1}
     assert after_death.counts.categories == {category: 1}
     assert after_death.operations["deadly"].outcomes == {outcome: 1}
@@ -197,8 +198,8 @@ def test_a_row_is_used_again_and_what_its_dead_worker_did_is_kept(
     board.serves(0)
     start(row, name="another")
     finish(row, name="another")
-    assert not board.died(0)
-    activity, _ = board.collect()
+    assert board.died(0) == (0, 0)
+    activity, *_ = board.collect()
     assert activity.counts.outcomes == {Outcome.SUCCESS: 1}
     assert activity.operations.keys() == {"another"}
 
@@ -281,7 +282,7 @@ def test_a_worker_killed_at_any_moment_leaves_a_consistent_row() -> None:
         consistent, finished = is_consistent(row)
         assert consistent
         finished_in_all += finished
-        lost += board.died(0)
+        lost += board.died(0)[0]
     its = counts(board)
     assert its.outcomes[Outcome.SUCCESS] == finished_in_all > 1000
     assert its.outcomes[Outcome.LOST] == lost > 0
@@ -305,7 +306,7 @@ def test_nothing_is_lost_or_doubled_however_often_notes_were_added_up_between_tw
         if running:
             waits.append(source.uniform(0, 1))
             start(row, waits[-1], "work")
-        activity, busy = board.collect()
+        activity, busy, _ = board.collect()
         its = activity.counts
         assert busy == running
         assert (its.finished, its.run.count, its.latency.count) == (number, number, number)
@@ -338,3 +339,23 @@ def test_the_node_reads_while_the_worker_writes_and_loses_nothing() -> None:
     assert whole.run.count == whole.wait.count == 20_000
     assert len(parts) > 3
     assert all(part.busy >= 0 for part in parts)
+
+
+def test_slots_are_counted_each_and_their_worker_once() -> None:
+    board = Scoreboard()
+    slots = [board.row(0, slot) for slot in range(3)]
+    other = board.row(1, 0)
+    board.serves(0)
+    board.serves(1)
+    for row in (*slots, other):
+        start(row)
+    time.sleep(0.05)
+    finish(slots[0])
+    activity, busy, running = board.collect()
+    assert (busy, running) == (2, 3)
+    assert 0.2 <= activity.counts.busy == pytest.approx(activity.counts.process, rel=0.1)
+    assert board.died(0, timed_out={2}) == (1, 1)
+    its = counts(board)
+    assert its.outcomes == {Outcome.LOST: 1, Outcome.FAILURE: 1}
+    assert its.categories == {Category.COMMUNICATION: 1, Category.TIMEOUT: 1}
+    assert board.collect()[1:] == (1, 1)

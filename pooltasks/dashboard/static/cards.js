@@ -65,6 +65,7 @@ const FACTS = [
   ["Warming", (load) => count(load?.warming)],
   ["Spares", (load) => count(load?.spares)],
   ["Overflow", (load) => count(load?.overflow)],
+  ["Slots busy / all", (load) => `${count(load?.running)} / ${count(load?.capacity)}`],
   ["Queue depth", (load) => count(load?.queue_depth)],
   ["Backlog", (load) => count(load?.backlog)],
   ["Oldest", (load) => duration(load?.oldest_age),

@@ -99,7 +99,7 @@ function fillWorker(row, worker) {
   fillCells(row, [
     String(worker.pid),
     state,
-    worker.operation ?? "",
+    worker.running > 1 ? `${worker.operation} + ${count(worker.running - 1)}` : worker.operation ?? "",
     worker.operation === null ? "" : duration(worker.seconds),
     percent(worker.cpu_share),
     bytes(worker.memory),

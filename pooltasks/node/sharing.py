@@ -1,0 +1,62 @@
+"""Sharing: which worker gets which operation, where a worker has several slots.
+
+Nothing is written ahead: a worker has at most as many operations as slots. The
+next goes to the worker that has the fewest. One that was running when a worker
+with several died may be the reason: it gets a worker of its own, so that it
+cannot take others along, nor be taken along by them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterable
+
+    from pooltasks.node.jobs import Job
+
+
+def share_out(
+    waiting: deque[Job], workers: Iterable[Any], slots: int, *, fifo: bool
+) -> list[tuple[Any, Job]]:
+    """Take operations from ``waiting`` for workers that have room; return who gets which.
+
+    An operation that has to be alone and finds no idle worker stays, and the
+    worker that has the fewest gets nothing more meanwhile: its turn comes.
+
+    Args:
+        waiting: Operations, those that go first at the left.
+        workers: Processes that can be written to.
+        slots: How many operations a worker runs at once.
+        fifo: Whether, of equals, the one goes first that has rested longest.
+    """
+    sign = 1 if fifo else -1
+    open_to = {
+        worker.pid: worker
+        for worker in workers
+        if not any(job.is_suspect() for job in worker.lane.jobs.values())
+    }
+    loads = {pid: len(worker.lane.jobs) for pid, worker in open_to.items()}
+
+    def rank(pid: int) -> tuple[int, int]:
+        return loads[pid], sign * open_to[pid].lane.used
+
+    shares = []
+    staying: list[Job] = []
+    while waiting and loads:
+        pid = min(loads, key=rank)
+        if loads[pid] >= slots:
+            break
+        job = waiting.popleft()
+        if not job.is_suspect():
+            loads[pid] += 1
+            shares.append((open_to[pid], job))
+            continue
+        if loads[pid]:
+            staying.append(job)
+        else:
+            shares.append((open_to[pid], job))
+        del loads[pid]
+    waiting.extendleft(reversed(staying))
+    return shares
