@@ -168,7 +168,7 @@ class Publisher:
             and options["headers"].keys() == _HEADERS
             and isinstance(args, _POSITIONAL)
             and isinstance(kwargs, _KEYWORDS)
-            and self._has_own_routes(self.app.amqp.router.routes)
+            and self._has_own_routes(_cached(_cached(self.app, "amqp"), "router").routes)
             and not (parent and self.app.conf.task_inherit_parent_priority)
         ):
             return form.fill(args or (), kwargs or {}, options["headers"], parent), None
@@ -224,8 +224,13 @@ class Publisher:
 
     def result(self, form: Form, message: Message, options: Mapping[str, Any], parent: Any) -> Any:
         """Return the result of a call, and note it as a child of the task in which it was made."""
-        result = form.operation.AsyncResult(message.id)
-        result.ignored = options.get("ignore_result", form.operation.ignore_result)
+        operation = form.operation
+        if type(operation).AsyncResult is Task.AsyncResult:
+            make = _cached(self.app, "AsyncResult")
+            result = make(message.id, backend=operation.backend, app=self.app)
+        else:
+            result = operation.AsyncResult(message.id)
+        result.ignored = options.get("ignore_result", operation.ignore_result)
         if parent and options.get("add_to_parent", True):
             parent.add_trail(result)
         return result
@@ -312,6 +317,12 @@ def checked(operation: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     if operation._dump_pydantic_arguments is not None:  # noqa: SLF001  Celery's name
         args, kwargs = operation._dump_pydantic_arguments(args, kwargs)  # noqa: SLF001
     return args, kwargs
+
+
+def _cached(owner: Any, name: str) -> Any:
+    """Return a cached property of Celery's; once it is there, without the lock that kombu takes."""
+    value = vars(owner).get(name)
+    return getattr(owner, name) if value is None else value
 
 
 def _is_celerys(function: Any, module: Any) -> bool:

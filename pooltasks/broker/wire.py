@@ -39,6 +39,7 @@ class Wire:
         self.connection = connection
         self._sock: Any = None
         self._reader: hiredis.Reader
+        self._poller: select.poll
 
     def ask(self, packed: bytes) -> Any:
         """Send a command, and return the answer.
@@ -104,14 +105,11 @@ class Wire:
         The only thing that may be done while another thread sends.
         """
         sock = self.connection._sock  # noqa: SLF001  there is no other way to wait for it
-        if sock is None or (hasattr(sock, "pending") and sock.pending()):
+        if sock is None or sock is not self._sock:
             return True  # reading tells that it is not connected
-        try:
-            poller = select.poll()
-            poller.register(sock, select.POLLIN)
-            return bool(poller.poll(timeout * 1000))
-        except (OSError, ValueError):  # another thread has closed it
+        if hasattr(sock, "pending") and sock.pending():
             return True
+        return bool(self._poller.poll(timeout * 1000))
 
     def close(self) -> None:
         """Close the connection."""
@@ -126,6 +124,8 @@ class Wire:
             sock = connection._sock  # noqa: SLF001
         if sock is not self._sock:
             self._sock = sock
+            self._poller = select.poll()
+            self._poller.register(sock, select.POLLIN)
             self._reader = hiredis.Reader(
                 protocolError=InvalidResponse,
                 replyError=connection._parser.parse_error,  # noqa: SLF001  names the error
