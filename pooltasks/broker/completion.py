@@ -102,7 +102,7 @@ class SideDoor:
         Raises:
             redis.RedisError: The server is away; nothing is forgotten.
         """
-        if self._underway is None or self._wire is None or (not wait and self._wire.is_quiet()):
+        if self._underway is None or self._wire is None or (not wait and not self._wire.wait(0)):
             return
         try:
             self._wire.receive()

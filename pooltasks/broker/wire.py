@@ -8,6 +8,9 @@ to execute it, and an operation on its way takes several.
 from __future__ import annotations
 
 import select
+import socket
+import struct
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 65536
 _INCOMPLETE: Final = object()
+_JUST_NOW: Final = 0.001
+"""Seconds for which an answer says that the connection is there, as well as a look would."""
 
 
 def pack(command: tuple[Any, ...]) -> bytes:
@@ -40,6 +45,7 @@ class Wire:
         self._sock: Any = None
         self._reader: hiredis.Reader
         self._poller: select.poll
+        self._answered_at = 0.0
 
     def ask(self, packed: bytes) -> Any:
         """Send a command, and return the answer.
@@ -78,6 +84,7 @@ class Wire:
                 answer = self._next()
             if isinstance(answer, hiredis.PushNotification):
                 continue
+            self._answered_at = time.monotonic()
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -96,8 +103,11 @@ class Wire:
         return messages
 
     def is_quiet(self) -> bool:
-        """Return whether nothing is there to be read, not even the end of the connection."""
-        return not self.wait(0)
+        """Return whether nothing is there to be read, not even the end of the connection.
+
+        Right after an answer it is not looked at again.
+        """
+        return time.monotonic() - self._answered_at < _JUST_NOW or not self.wait(0)
 
     def wait(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds; return whether there is something to be read.
@@ -124,6 +134,7 @@ class Wire:
             sock = connection._sock  # noqa: SLF001
         if sock is not self._sock:
             self._sock = sock
+            _let_the_kernel_keep_time(sock)
             self._poller = select.poll()
             self._poller.register(sock, select.POLLIN)
             self._reader = hiredis.Reader(
@@ -149,5 +160,20 @@ class Wire:
 
     def _lost(self, error: OSError) -> Exception:
         self.close()
-        kind = TimedOutError if isinstance(error, TimeoutError) else NotConnectedError
+        late = isinstance(error, TimeoutError | BlockingIOError)
+        kind = TimedOutError if late else NotConnectedError
         return kind(f"{self.connection!r}: {error}")
+
+
+def _let_the_kernel_keep_time(sock: Any) -> None:
+    """Have the kernel end calls that take too long (socket(7)).
+
+    Python asks with poll(2) before each call whether it would block. Only of
+    plain sockets: TLS reads more than it is asked for, and greenlets replace them.
+    """
+    timeout = sock.gettimeout()
+    if timeout and type(sock) is socket.socket:
+        value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        sock.settimeout(None)
