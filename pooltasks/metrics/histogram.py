@@ -15,7 +15,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
-from itertools import accumulate
+from itertools import accumulate, repeat
 from math import log
 from typing import TYPE_CHECKING
 
@@ -122,8 +122,9 @@ class Histogram:
         self.total += other.total
         self._lanes += other._lanes
         counts = self._counts
+        count_of = counts.get
         for bucket, count in other._counts.items():
-            counts[bucket] = counts.get(bucket, 0) + count
+            counts[bucket] = count_of(bucket, 0) + count
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
@@ -201,7 +202,7 @@ class Histogram:
         counts = self.counts
         buckets = [bucket for bucket, count in counts.items() if count]
         first = min(buckets, default=0)
-        numbers = [counts.get(bucket, 0) for bucket in range(first, max(buckets, default=-1) + 1)]
+        numbers = list(map(counts.get, range(first, max(buckets, default=-1) + 1), repeat(0)))
         largest = max(numbers, default=0)
         width = next(width for width in _TYPECODES if largest < 1 << 8 * width)
         packed = array(_TYPECODES[width], numbers)

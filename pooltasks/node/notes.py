@@ -7,6 +7,7 @@ category, buckets of wait, run and latency. A place is the number of a word.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from operator import add
@@ -17,7 +18,9 @@ from pooltasks.metrics.histogram import BUCKETS, buckets_of
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pooltasks.metrics.counts import Counts
 
 OUTCOMES = list(Outcome)
 CATEGORIES = list(Category)
@@ -48,7 +51,7 @@ _CHUNK, _LINE = 64 * 8, 16 * 8
 """Bytes that are compared at a time, at first and where they differ."""
 
 
-def amounts(notes: bytes) -> dict[int, int]:
+def amounts(notes: bytes) -> Counter[int]:
     """Return by how much notes, whose operations have ended, change which words of a row."""
     sums: Counter[int] = Counter()
     if not notes:
@@ -94,6 +97,83 @@ def _add_seconds(
         whole[table] += nanoseconds
     for table, nanoseconds in whole.items():
         sums[table + word] += nanoseconds
+
+
+def count(
+    notes: bytes, *, is_running: bool, known_waits: int, counts_of: Callable[[int], Counts]
+) -> float:
+    """Add what notes say to the counts of their operations.
+
+    Args:
+        notes: All but the last have ended.
+        is_running: Whether the last has not.
+        known_waits: The first so many waits have been counted.
+        counts_of: Returns the counts of a table.
+
+    Returns:
+        The busy seconds of those that have ended.
+    """
+    if not notes:
+        return 0.0
+    tables, waits, _, outcomes, categories, runs, busy, latencies = zip(
+        *NOTE.iter_unpack(notes), strict=True
+    )
+    targets = _Targets(counts_of)
+    if known_waits:
+        waits = (*[-1.0] * known_waits, *waits[known_waits:])
+    if is_running:
+        if waits[-1] >= 0:
+            targets[tables[-1]][0].wait.add(waits[-1])
+        tables = tables[:-1]  # which ends all that goes along them, here and below
+    # One loop, with what it needs in local names: it is a good part of what a node does.
+    for table, its_busy, wait, wait_bucket, run, run_bucket, latency, latency_bucket in zip(
+        tables,
+        busy,
+        waits,
+        buckets_of(waits),
+        runs,
+        buckets_of(runs),
+        latencies,
+        buckets_of(latencies),
+        strict=False,
+    ):
+        counts, in_wait, in_run, in_latency = targets[table]
+        counts.busy += its_busy
+        if wait >= 0:
+            in_wait[wait_bucket] = in_wait.get(wait_bucket, 0) + 1
+            counts.wait.total += wait
+        if run >= 0:
+            in_run[run_bucket] = in_run.get(run_bucket, 0) + 1
+            counts.run.total += run
+        if latency >= 0:
+            in_latency[latency_bucket] = in_latency.get(latency_bucket, 0) + 1
+            counts.latency.total += latency
+    _count_ends(targets, zip(tables, outcomes, categories, strict=False))
+    return math.fsum(busy[: len(tables)])
+
+
+def _count_ends(targets: _Targets, ends: Iterable[tuple[int, int, int]]) -> None:
+    """Count how operations ended: table, word of the outcome, word of the category."""
+    for (table, outcome, category), times in Counter(ends).items():
+        counts, *_ = targets[table]
+        counts.outcomes[OUTCOMES[outcome - OUTCOME]] += times
+        if category:
+            counts.categories[CATEGORIES[category - CATEGORY]] += times
+
+
+class _Targets(dict[int, tuple["Counts", dict[int, int], dict[int, int], dict[int, int]]]):
+    """The counts of tables, and the buckets of wait, run and latency among them."""
+
+    def __init__(self, counts_of: Callable[[int], Counts]) -> None:
+        super().__init__()
+        self._counts_of = counts_of
+
+    def __missing__(
+        self, table: int
+    ) -> tuple[Counts, dict[int, int], dict[int, int], dict[int, int]]:
+        its = self._counts_of(table)
+        found = self[table] = its, its.wait.counts, its.run.counts, its.latency.counts
+        return found
 
 
 def add_all(sums: dict[int, int], more: Mapping[int, int], sign: int = 1) -> None:

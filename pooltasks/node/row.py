@@ -30,7 +30,7 @@ import mmap
 import struct
 import time
 from array import array
-from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pooltasks.errors import Category
@@ -54,11 +54,12 @@ from pooltasks.node.notes import (
     add_difference,
     add_durations,
     amounts,
+    count,
 )
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pooltasks.metrics.counts import Counts
 
@@ -198,10 +199,10 @@ class Row:
             sequence, stages = words[_SEQUENCE], words[_STAGES]
             named = words[_NAMED]  # later: an operation has its name before it has a note
             journal = words[_JOURNAL:_TABLES].tolist() if sequence & 1 else []
-            notes = None if earlier is None else self._notes_since(earlier, sequence, stages)
-            if earlier is None or notes is None:
+            notes = self._notes(0, stages)
+            fresh = None if earlier is None else self._fresh(earlier, sequence, notes)
+            if earlier is None or sequence != earlier.sequence:
                 tables = list(map(self._table_bytes, range(1 + named)))
-                notes = self._notes(0, stages)
             else:
                 tables = earlier.tables
             if words[_SEQUENCE] == sequence:
@@ -209,27 +210,28 @@ class Row:
         else:
             raise RuntimeError("a worker's row never stood still")
         if journal:
-            notes, stages = b"", 0
+            notes, fresh, stages = b"", None, 0
             _replay(journal, tables)
         names = earlier.names if earlier is not None else [OTHER]
         return Reading(
             sequence=sequence,
             stages=stages,
             notes=notes,
+            fresh=fresh,
             tables=tables,
             names=[*names, *map(self._name, range(len(names) - 1, named))],
             earlier=earlier,
         )
 
-    def _notes_since(self, earlier: Reading, sequence: int, stages: int) -> bytes | None:
+    def _fresh(self, earlier: Reading, sequence: int, notes: bytes) -> bytes | None:
         """Return the notes that ``earlier`` did not know to have ended; None if they are gone."""
         if sequence == earlier.sequence:
-            return self._notes(earlier.ended, stages)
+            return notes[earlier.ended * NOTE.size :]
         if sequence != earlier.sequence + 2:
             return None
         # They were added up once, and remain until others are written over them.
-        notes = self._notes(earlier.ended, _FULL) + self._notes(0, stages)
-        return notes if self._words[_STAGES] >> 1 < earlier.ended else None
+        rest = self._notes(earlier.ended, _FULL)
+        return rest + notes if self._words[_STAGES] >> 1 < earlier.ended else None
 
     def _notes(self, first: int, stages: int) -> bytes:
         end = stages + 1 >> 1
@@ -268,9 +270,10 @@ class Reading:
     Args:
         sequence: Its sequence number.
         stages: How many stages its notes have.
-        notes: Those that ``earlier`` did not know to have ended.
-        tables: The first tables, those of operations that have been added up; the same as those
-            of ``earlier`` if ``notes`` are all that is new.
+        notes: Its notes, that of the present operation too.
+        fresh: Those that ``earlier`` did not know to have ended; None if they are gone, or
+            there was no reading before: then copies of the tables are compared.
+        tables: The first tables, those of operations that have been added up.
         names: Of the operations of all tables.
         earlier: The reading before, if there was one.
     """
@@ -281,6 +284,7 @@ class Reading:
         sequence: int,
         stages: int,
         notes: bytes,
+        fresh: bytes | None,
         tables: list[bytes],
         names: list[str],
         earlier: Reading | None,
@@ -290,39 +294,40 @@ class Reading:
         """Notes whose operation has ended."""
         self.tables = tables
         self.names = names
-        self._present = _TABLES
+        self._notes = notes
+        self._present, self._wait = _TABLES, -1.0
         self.started: float | None = None
         """Monotonic seconds at which the present operation began, None if there is none."""
-        self.noted: dict[int, int]
-        """By how much the notes that were read change which words of ``tables``."""
-        self.waited: Counter[int] = Counter()
-        """By how much the wait of the present operation changes which words."""
         if stages & 1:
-            at = len(notes) - NOTE.size
-            self._present, wait, self.started = START.unpack_from(notes, at)
-            add_durations(self.waited, WAIT_SUM, WAIT, [self._present], [wait])
-            notes = notes[:at]
-        fresh = amounts(notes)
-        self._changes = changes = dict(fresh)
-        add_all(changes, self.waited)
+            at = self.ended * NOTE.size
+            self._present, self._wait, self.started = START.unpack_from(notes, at)
+        self._fresh = fresh
+        # The wait of an operation is counted when it starts: of the first fresh one it was.
+        self._known_waits = int(earlier is not None and earlier.started is not None)
+        self._changes = {} if fresh is not None else self._changes_since(earlier)
+
+    @cached_property
+    def noted(self) -> Mapping[int, int]:
+        """By how much the notes change which words of ``tables``."""
+        sums = amounts(self._notes[: self.ended * NOTE.size])
+        add_durations(sums, WAIT_SUM, WAIT, [self._present], [self._wait])
+        return sums
+
+    def _changes_since(self, earlier: Reading | None) -> dict[int, int]:
+        """Return by how much which words of the tables changed, with the notes added up."""
+        changes = dict(self.noted)
+        before: list[bytes] = []
         if earlier is not None:
-            add_all(changes, earlier.waited, -1)
-        if earlier is not None and tables is earlier.tables:
-            self.noted = earlier.noted  # it takes it over: a copy would cost more than the rest
-            add_all(self.noted, fresh)
-        else:
-            self.noted = fresh
-            before: list[bytes] = []
-            if earlier is not None:
-                before = earlier.tables
-                add_all(changes, earlier.noted, -1)
-            for number, table in enumerate(tables):
-                add_difference(
-                    changes,
-                    _TABLES + number * TABLE,
-                    table,
-                    before[number] if number < len(before) else bytes(len(table)),
-                )
+            before = earlier.tables
+            add_all(changes, earlier.noted, -1)
+        for number, table in enumerate(self.tables):
+            add_difference(
+                changes,
+                _TABLES + number * TABLE,
+                table,
+                before[number] if number < len(before) else bytes(len(table)),
+            )
+        return changes
 
     @property
     def operation(self) -> str:
@@ -338,6 +343,13 @@ class Reading:
         Returns:
             The busy seconds of the operations that have finished.
         """
+        if self._fresh is not None:
+            return count(
+                self._fresh,
+                is_running=self.started is not None,
+                known_waits=self._known_waits,
+                counts_of=lambda table: counts_of(self.names[(table - _TABLES) // TABLE]),
+            )
         targets: dict[int, tuple[Counts, list[dict[int, int]]]] = {}
         busy = 0
         for place, change in self._changes.items():

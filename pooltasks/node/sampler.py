@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
@@ -96,7 +95,7 @@ class Sampler:
         self._used = self._meter.read(())
         # What no sample has told that has arrived, and no record of operations.
         self._counts = Counts()
-        self._outcomes: dict[str, Counter[Outcome]] = {}
+        self._outcomes: dict[str, dict[Outcome, int]] = {}
         self._operations: dict[str, Counts] = {}
         self._operations_since = time.monotonic()
         self._operation_bytes = _FIRST_SECONDS * OPERATION_BYTES
@@ -134,7 +133,9 @@ class Sampler:
             else:
                 self._operations[name] = counts
             if counts.outcomes:
-                self._outcomes.setdefault(name, Counter()).update(counts.outcomes)
+                ended = self._outcomes.setdefault(name, {})
+                for outcome, count in counts.outcomes.items():
+                    ended[outcome] = ended.get(outcome, 0) + count
         its = self._workforce()
         usage = self._meter.read(its.pids)
         reserved = [

@@ -246,6 +246,27 @@ def test_a_change_is_made_wholly_or_not_at_all_wherever_it_ends(stores: int) -> 
     assert row.read().started is None
 
 
+@pytest.mark.parametrize("stores", range(3, 12))
+def test_looks_at_a_worker_that_died_while_it_added_up_count_once(stores: int) -> None:
+    board = Scoreboard()
+    row = board.row(0)
+    for number in range(NOTES):
+        if number == NOTES // 2:
+            assert counts(board).finished == number
+        start(row, 0.5)
+        finish(row)
+    dying = Dying(row._words, stores)
+    row._words = dying  # type: ignore[assignment]
+    with suppress(KeyboardInterrupt):
+        start(row)
+    row._words = dying.words
+    looks = [counts(board) for _ in range(3)]
+    assert board.died(0) == (0, 0)
+    its = Counts.merged([*looks, counts(board)])
+    assert its.outcomes == {Outcome.SUCCESS: NOTES - NOTES // 2}
+    assert its.run.count == its.wait.count == its.finished
+
+
 def test_all_stores_of_a_change_were_tried() -> None:
     row = Row()
     for _ in range(NOTES):
