@@ -203,10 +203,10 @@ def _spread(client: redis.Redis, streams: Sequence[str]) -> None:
         pipeline.zadd(keys.pool_nodes(_POOL), {node: now})
         for number in range(int(HISTORY)):
             _, fields = samples[number % len(samples)]
-            depth, oldest, encoded = fields[b"sample"].split(b" ", 2)
+            *before, encoded = fields[b"sample"].split(b" ", 3)
             sample = replace(Sample.decode(encoded), number=number)
             entry = int((now - HISTORY + number) * 1000)
-            whole: dict[Any, Any] = {"sample": b" ".join((depth, oldest, sample.encode()))}
+            whole: dict[Any, Any] = {"sample": b" ".join((*before, sample.encode()))}
             pipeline.xadd(keys.node_samples(_POOL, node), whole, id=entry)
         span = HISTORY / _STORED_SECONDS * len(records)
         for number in range(int(span)):

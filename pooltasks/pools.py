@@ -200,7 +200,8 @@ class Pool:
         Raises:
             redis.RedisError: The server does not answer.
         """
-        return self._store().read(seconds)
+        queue, samples, _ = self._store().read(seconds)
+        return queue, samples
 
     def optimized_config(self) -> PoolDecision | None:
         """Return the optimizer's last decision with its inputs and its reason.

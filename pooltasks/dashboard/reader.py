@@ -83,7 +83,7 @@ class PoolReader:
         """
         self._fetch(_SPARK_SECONDS, _SPARK_STEP)
         metrics = self._metrics(_OVERVIEW_WINDOW)
-        spark = self._spark.update(self._samples.read(_SPARK_SECONDS)[1], metrics.at)
+        spark = self._spark.update(self._samples.read(_SPARK_SECONDS).samples, metrics.at)
         self._decisions.fetch(_OVERVIEW_WINDOW, metrics.at)
         return {
             **view.overview(self.pool, metrics, spark, self._dead_letters()),
@@ -112,7 +112,7 @@ class PoolReader:
             points = [point for point in points if point.at >= since]
         else:
             since = None
-        events = self._events[window].update(self._samples.read(window)[1], metrics.at)
+        events = self._events[window].update(self._samples.read(window).samples, metrics.at)
         self._decisions.fetch(window, metrics.at)
         series = view.series(points, step, whole=since is None)
         series["columns"]["target"] = self._decisions.targets(series["columns"]["at"], step)
@@ -142,7 +142,7 @@ class PoolReader:
     def _metrics(self, window: int) -> PoolMetrics:
         """Return what ``Pool.metrics(window)`` would, without adding up the whole window."""
         present = self._collector.metrics(_PRESENT, by_operation=False)
-        _, samples = self._samples.read(window)
+        samples = self._samples.read(window).samples
         counts = self._counts[window].update(samples)
         live = any(node.state == "live" for node in present.nodes)
         known = counts if live and samples else None
@@ -163,7 +163,7 @@ class PoolReader:
             return None
         if window not in self._operations:
             self._operations[window] = RecentOperations(self._samples, window, self._beside)
-        nodes = list(self._samples.read(window)[1])
+        nodes = list(self._samples.read(window).samples)
         by_operation = self._operations[window].update(nodes, metrics.at)
         return None if by_operation is None else view.operations(by_operation)
 

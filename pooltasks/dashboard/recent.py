@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pooltasks.metrics.counts import Counts
-from pooltasks.metrics.samples import SampleStore
+from pooltasks.metrics.samples import Reading, SampleStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +44,7 @@ class RecentSamples(SampleStore):
         super().__init__(client, pool, lists, objective)
         self._queue: QueueState
         self._nodes: dict[str, list[StoredSample]] = {}
+        self._unreadable: dict[str, float] = {}
         self._span = 0.0
         """Seconds before the last fetch of which everything is here."""
         self._fetched_at = 0.0
@@ -57,16 +58,18 @@ class RecentSamples(SampleStore):
         asked_at = time.monotonic()
         if seconds > self._span:
             with _nothing_to_collect():
-                self._queue, self._nodes = super().read(seconds)
+                self._queue, self._nodes, self._unreadable = super().read(seconds)
             self._span = seconds
         else:
-            self._queue, fresh = super().read(asked_at - self._fetched_at + _OVERLAP)
+            since = asked_at - self._fetched_at + _OVERLAP
+            self._queue, fresh, unreadable = super().read(since)
+            self._unreadable |= unreadable
             for name, its in fresh.items():
                 _append(self._nodes.setdefault(name, []), its)
             self._forget(self._queue.at - self._span)
         self._fetched_at = asked_at
 
-    def read(self, seconds: float) -> tuple[QueueState, dict[str, list[StoredSample]]]:
+    def read(self, seconds: float) -> Reading:
         """As :meth:`SampleStore.read`, at the moment of the last fetch.
 
         Raises:
@@ -76,17 +79,22 @@ class RecentSamples(SampleStore):
         if seconds > self._span:
             self.fetch(seconds)
         first = self._queue.at - seconds
-        return self._queue, {
-            name: its[start:]
-            for name, its in self._nodes.items()
-            if (start := bisect_right(its, first, key=_at)) < len(its)
-        }
+        return Reading(
+            self._queue,
+            {
+                name: its[start:]
+                for name, its in self._nodes.items()
+                if (start := bisect_right(its, first, key=_at)) < len(its)
+            },
+            {name: at for name, at in self._unreadable.items() if at > first},
+        )
 
     def _forget(self, before: float) -> None:
         for name, its in list(self._nodes.items()):
             del its[: bisect_right(its, before, key=_at)]
             if not its:
                 del self._nodes[name]
+        self._unreadable = {name: at for name, at in self._unreadable.items() if at > before}
 
 
 class RunningCounts:

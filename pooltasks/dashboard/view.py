@@ -146,14 +146,12 @@ def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
     live = sum(node.state == "live" for node in metrics.nodes)
     silent = len(metrics.nodes) - live
     if not live:
-        who = f"{_plural(silent, 'node')} fell silent" if silent else "no node serves this pool"
-        idle = not silent and load.backlog == 0
-        waiting = "" if idle else f"; {_plural(load.queue_depth, 'operation')} in the queue"
-        return {"level": "off" if idle else "bad", "text": f"{who}{waiting}.".capitalize()}
+        return _without_live_nodes(metrics)
     objective = pool.settings.objective
     problems, remarks = [], []
     if silent:
         problems.append(f"{_plural(silent, 'node')} silent")
+    problems += _unreadable(metrics)
     if load.size and load.warm is not None and load.warm < load.size:
         problems.append(f"{load.warm} of {load.size} workers warm")
     level = score_level(health)
@@ -173,6 +171,21 @@ def verdict(pool: Pool, metrics: PoolMetrics) -> dict[str, str]:
     text = "; ".join(problems + remarks)
     text = text or f"{_plural(live, 'node')}, {_plural(load.warm, 'warm worker')}"
     return {"level": level, "text": f"{text[0].upper()}{text[1:]}."}
+
+
+def _without_live_nodes(metrics: PoolMetrics) -> dict[str, str]:
+    silent, load = len(metrics.nodes), metrics.load
+    if metrics.unreadable:  # it may be as well as can be
+        return {"level": "fair", "text": f"{_unreadable(metrics)[0]}."}
+    who = f"{_plural(silent, 'node')} fell silent" if silent else "no node serves this pool"
+    idle = not silent and load.backlog == 0
+    waiting = "" if idle else f"; {_plural(load.queue_depth, 'operation')} in the queue"
+    return {"level": "off" if idle else "bad", "text": f"{who}{waiting}.".capitalize()}
+
+
+def _unreadable(metrics: PoolMetrics) -> list[str]:
+    nodes = len(metrics.unreadable)
+    return [f"{_plural(nodes, 'node')} of another version cannot be read"] if nodes else []
 
 
 def is_late(pool: Pool, metrics: PoolMetrics) -> bool:
@@ -251,7 +264,8 @@ def _health(health: Health | None) -> dict[str, Any] | None:
 
 def _node_states(metrics: PoolMetrics) -> dict[str, int]:
     states = [node.state for node in metrics.nodes]
-    return {state: states.count(state) for state in ("live", "stale")}
+    counts = {state: states.count(state) for state in ("live", "stale")}
+    return {**counts, "unreadable": len(metrics.unreadable)}
 
 
 def _quantile(quantiles: Quantiles | None, name: str) -> float | None:

@@ -57,13 +57,14 @@ class Collector:
             window: Seconds.
             by_operation: Whether to read what each operation did, too.
         """
-        queue, samples = self._store.read(max(min(window, HISTORY), self._lease))
+        queue, samples, unreadable = self._store.read(max(min(window, HISTORY), self._lease))
+        unreadable = {name: at for name, at in unreadable.items() if queue.at - at < self._lease}
         nodes = tuple(
             node for name, its in sorted(samples.items()) if (node := _node(name, its, queue.at))
         )
         last = [its[-1] for its in samples.values()]
         live = any(state_of(one, queue.at) == "live" for one in last)
-        load = load_of(queue, last)
+        load = load_of(queue, last, unreadable=bool(unreadable))
         within = [one for its in samples.values() for one in its if one.at > queue.at - window]
         counts = Counts.merged(one.sample.counts for one in within) if live and within else None
         spans = [(one.at, one.sample.interval) for one in within]
@@ -80,6 +81,7 @@ class Collector:
             health=health_of(self._objective, counts, load, sum(node.size for node in nodes))
             if counts
             else None,
+            unreadable=tuple(sorted(unreadable)),
         )
 
     def _by_operation(self, nodes: Sequence[str], now: float, window: float) -> dict[str, Work]:
@@ -99,7 +101,7 @@ class Collector:
         """
         seconds = min(seconds, HISTORY)
         step = max(step, math.ceil(self._interval))
-        queue, samples = self._store.read(seconds + step + self._lease)
+        queue, samples, _ = self._store.read(seconds + step + self._lease)
         last = math.floor(queue.at / step)
         first = last - math.ceil(seconds / step) + 1
         counts: dict[int, list[Counts]] = {}
@@ -208,11 +210,18 @@ def covered(spans: Sequence[tuple[float, float]], window: float) -> float:
     return min(window, max(at for at, _ in spans) - first)
 
 
-def load_of(queue: QueueState, last: Iterable[StoredSample]) -> Load:
-    """Return the load of a pool whose nodes have written these samples last."""
+def load_of(queue: QueueState, last: Iterable[StoredSample], *, unreadable: bool) -> Load:
+    """Return the load of a pool whose nodes have written these samples last.
+
+    Args:
+        queue: Now.
+        last: Of each node.
+        unreadable: Whether there are nodes beside these of which nothing is known.
+    """
     states = [(state_of(one, queue.at), one) for one in last]
     live = [one for state, one in states if state == "live"]
-    return _load(queue, live, stale=any(state == "stale" for state, _ in states))
+    stale = unreadable or any(state == "stale" for state, _ in states)
+    return _load(queue, live, stale=stale)
 
 
 def _load(queue: QueueState, nodes: Sequence[StoredSample], *, stale: bool) -> Load:

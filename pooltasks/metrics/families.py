@@ -135,7 +135,8 @@ def _of_load(standings: Mapping[str, Standing]) -> list[Metric]:
 def _of_nodes(standings: Mapping[str, Standing]) -> list[Metric]:
     nodes = _Gauge(
         "pooltasks_nodes",
-        "Nodes; stale: silent for seconds, lost: silent for longer, shown for an hour.",
+        "Nodes; stale: silent for seconds, lost: silent for longer, shown for an hour; "
+        "unreadable: of another version, all else is without them.",
         "pool",
         "state",
     )
@@ -146,6 +147,8 @@ def _of_nodes(standings: Mapping[str, Standing]) -> list[Metric]:
     for pool, standing in standings.items():
         for state in _SHOWN:
             nodes.show([pool, state], standing.nodes[state])
+        # Seldom, and a series more of each pool.
+        nodes.show([pool, "unreadable"], standing.nodes["unreadable"] or None)
         utilization.show([pool], standing.utilization)
         health.show([pool], standing.health.score if standing.health else None)
     return [nodes, utilization, health]

@@ -16,6 +16,11 @@ from pooltasks.telemetry import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+FORMAT = b"v2 "
+"""What every stored sample and record begins with. Whatever changes in what is encoded here, in
+the meaning of a bucket or in the names of outcomes and categories takes the next number: nodes of
+the version before go on writing beside readers of this one, and the other way round."""
+
 
 @dataclass(frozen=True)
 class Resources:

@@ -3,17 +3,23 @@
 A node appends to streams of its own, so that nodes never contend, and the
 server gives each entry its time, so that the samples of all nodes are on one
 clock. The script that appends also reads the queue: one round trip a second.
+
+Each entry begins with its format. One of another version's is not decoded: its
+node is there, and nothing is known of it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery.utils.log import get_logger
 
 from pooltasks import keys
-from pooltasks.metrics.sample import OperationRecord, Sample
+from pooltasks.metrics.sample import FORMAT, OperationRecord, Sample
 from pooltasks.metrics.totals import ADD, LIFE, amounts
 
 if TYPE_CHECKING:
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
 
     from pooltasks.settings import Objective
     from pooltasks.telemetry import Outcome
+
+logger = get_logger(__name__)
 
 HISTORY = 3600.0
 """Seconds of samples that are kept."""
@@ -64,10 +72,11 @@ _WRITE = f"""
 {ADD}
 local depth, oldest = queue(7)
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[2], '*',
-           'sample', depth .. ' ' .. oldest .. ' ' .. ARGV[7])
+           'sample', '{FORMAT.decode()}' .. depth .. ' ' .. oldest .. ' ' .. ARGV[7])
 redis.call('PEXPIRE', KEYS[4], ARGV[3])
 if ARGV[8] ~= '' then
-  redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[2], '*', 'operations', ARGV[8])
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[2], '*',
+             'operations', '{FORMAT.decode()}' .. ARGV[8])
 end
 redis.call('PEXPIRE', KEYS[5], ARGV[3])
 add(KEYS[2], KEYS[3], KEYS[6], ARGV[5], ARGV[6], ARGV[3])
@@ -125,6 +134,17 @@ class StoredSample:
     def at(self) -> float:
         """Server time, seconds since the epoch."""
         return self.queue.at
+
+
+class Reading(NamedTuple):
+    """What is stored of a pool."""
+
+    queue: QueueState
+    """Now."""
+    samples: dict[str, list[StoredSample]]
+    """Of each node, oldest first; nodes without one are left out."""
+    unreadable: dict[str, float]
+    """Nodes whose last sample has the format of another version, and its server time."""
 
 
 class SampleStore:
@@ -193,17 +213,14 @@ class SampleStore:
         lists = [keys.pool_nodes(self.pool), *self._lists]
         return self._read(keys=lists, args=[seconds], client=client)
 
-    def read(self, seconds: float) -> tuple[QueueState, dict[str, list[StoredSample]]]:
-        """Return the queue now, and each node's samples of the last ``seconds``, oldest first.
-
-        Nodes that wrote none in that time are left out.
-        """
+    def read(self, seconds: float) -> Reading:
+        """Return the queue now, and each node's samples of the last ``seconds``."""
         now, depth, oldest, nodes = self.ask(self._client, seconds)
         queue = _queue_state(now, depth, oldest)
         names = [node.decode() for node in nodes]
         streams = [keys.node_samples(self.pool, name) for name in names]
-        stored = [_stored(entries) for entries in self._entries(streams, queue.at - seconds)]
-        return queue, {name: its for name, its in zip(names, stored, strict=True) if its}
+        entries = self._entries(streams, queue.at - seconds)
+        return _reading(self.pool, queue, dict(zip(names, entries, strict=True)))
 
     def read_operations(
         self, nodes: Iterable[str], since: float
@@ -228,13 +245,18 @@ class SampleStore:
     ) -> dict[str, list[tuple[float, bytes]]]:
         """Return what :meth:`read_operations` does for each node, as it is stored.
 
-        A record that may not have arrived comes again under its number.
+        A record that may not have arrived comes again under its number. Those in the
+        format of another version are left out.
 
         Raises:
             redis.RedisError: The server does not answer.
         """
         streams = [keys.node_operations(self.pool, node) for node in nodes]
-        return dict(zip(nodes, self._entries(streams, since), strict=True))
+        start = len(FORMAT)
+        return {
+            node: [(at, value[start:]) for at, value in entries if value.startswith(FORMAT)]
+            for node, entries in zip(nodes, self._entries(streams, since), strict=True)
+        }
 
     def _entries(self, streams: Sequence[str], since: float) -> list[list[tuple[float, bytes]]]:
         """Return the entries of streams, each with its server time in seconds."""
@@ -258,9 +280,7 @@ class SampleStore:
         return list(found.values())
 
 
-def read_last(
-    client: redis.Redis, stores: Sequence[SampleStore]
-) -> list[tuple[QueueState, list[StoredSample]]]:
+def read_last(client: redis.Redis, stores: Sequence[SampleStore]) -> list[Reading]:
     """Return, for each pool, its queue now and the last sample of each node of the last hour.
 
     All pools are read at once, in two round trips (three the first time).
@@ -275,18 +295,15 @@ def read_last(
     for store, (_, _, _, nodes) in zip(stores, queues, strict=True):
         for node in nodes:
             pipeline.xrevrange(keys.node_samples(store.pool, node.decode()), count=1)
-    entries = iter(pipeline.execute())
-    return [
-        (
-            _queue_state(now, depth, oldest),
-            [
-                one
-                for its in islice(entries, len(nodes))
-                for one in _stored((_time(entry), fields[b"sample"]) for entry, fields in its)
-            ],
-        )
-        for now, depth, oldest, nodes in queues
-    ]
+    replies = iter(pipeline.execute())
+    readings = []
+    for store, (now, depth, oldest, nodes) in zip(stores, queues, strict=True):
+        entries = {
+            node.decode(): [(_time(entry), fields[b"sample"]) for entry, fields in its]
+            for node, its in zip(nodes, islice(replies, len(nodes)), strict=True)
+        }
+        readings.append(_reading(store.pool, _queue_state(now, depth, oldest), entries))
+    return readings
 
 
 def _time(entry: bytes) -> float:
@@ -294,10 +311,36 @@ def _time(entry: bytes) -> float:
     return int(entry.partition(b"-")[0]) / 1000
 
 
+def _reading(
+    pool: str, queue: QueueState, entries: Mapping[str, Sequence[tuple[float, bytes]]]
+) -> Reading:
+    samples, unreadable = {}, {}
+    for node, its in entries.items():
+        if stored := _stored(its):
+            samples[node] = stored
+        if its and not its[-1][1].startswith(FORMAT):
+            unreadable[node] = its[-1][0]
+            _tell(pool, its[-1][1].split(b" ", 1)[0] if its[-1][1].startswith(b"v") else b"")
+    return Reading(queue, samples, unreadable)
+
+
+@lru_cache(maxsize=256)  # once in a process
+def _tell(pool: str, its_format: bytes) -> None:
+    logger.warning(
+        "pool %s: some nodes write samples in the format %s of another version, this one reads %s: "
+        "nothing is known of them until they run the same version",
+        pool,
+        its_format[:8].decode(errors="replace") or "v1",
+        FORMAT.decode().strip(),
+    )
+
+
 def _stored(entries: Iterable[tuple[float, bytes]]) -> list[StoredSample]:
     by_number: dict[int, StoredSample] = {}
     for at, value in entries:
-        depth, oldest, encoded = value.split(b" ", 2)
+        if not value.startswith(FORMAT):
+            continue
+        _, depth, oldest, encoded = value.split(b" ", 3)
         sample = Sample.decode(encoded)
         # To the end: it is as late as its last version.
         by_number.pop(sample.number, None)

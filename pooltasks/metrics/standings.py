@@ -103,10 +103,10 @@ class Standings:
             pipeline.hlen(keys.dead_letters(keys.queue(pool)))
             pipeline.xrevrange(keys.decisions(pool), count=1)
         replies = iter(pipeline.execute())
-        for queue, samples in last:
+        for reading in last:
             totals, named = Totals.of(next(replies)), by_name(next(replies))
             dead, decisions = next(replies), next(replies)
-            yield _Reading(queue, samples, totals, named, dead, last_decision(decisions))
+            yield _Reading(*reading, totals, named, dead, last_decision(decisions))
 
     def _a_window_before(
         self, now: float, totals: dict[str, Totals | None]
@@ -126,7 +126,8 @@ class _Reading:
     """What the server holds of one pool."""
 
     queue: QueueState
-    last: list[StoredSample]
+    samples: dict[str, list[StoredSample]]
+    unreadable: dict[str, float]
     totals: Totals | None
     by_name: dict[str, Counter[Outcome]]
     dead_letters: int
@@ -134,16 +135,21 @@ class _Reading:
 
     def standing(self, before: Totals | None, settings: PoolSettings) -> Standing:
         """Return how the pool stands, its health since the totals ``before``."""
-        nodes = [(state_of(one, self.queue.at), one.sample) for one in self.last]
+        last = [one for its in self.samples.values() for one in its]
+        nodes = [(state_of(one, self.queue.at), one.sample) for one in last]
         live = [sample for state, sample in nodes if state == "live"]
-        load = load_of(self.queue, self.last)
+        silence = self.queue.at - LEASE * max(1.0, settings.metrics_interval)
+        unreadable = sum(at > silence for at in self.unreadable.values())
+        states = Counter(state for state, _ in nodes)
+        states["unreadable"] = unreadable
+        load = load_of(self.queue, last, unreadable=unreadable > 0)
         lately = self._since(before)
         lease = LEASE * max(1.0, settings.optimization_interval)
         is_decided = self.decision is not None and self.queue.at - self.decision.at < lease
         wanted = sum(sample.size for state, sample in nodes if state in {"live", "stale"})
         return Standing(
             load=load,
-            nodes=Counter(state for state, _ in nodes),
+            nodes=states,
             utilization=_utilization([sample.counts for sample in live]),
             health=health_of(settings.objective, lately, load, wanted) if live and lately else None,
             totals=self.totals,

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pooltasks.errors import Category
 from pooltasks.metrics.counts import OTHER, Counts
@@ -23,10 +23,12 @@ from pooltasks.metrics.histogram import BUCKETS, Histogram, bucket_of
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pooltasks.metrics.sample import Sample
     from pooltasks.settings import Objective
+
+_Name = TypeVar("_Name", Outcome, Category)
 
 LIFE = 86_400.0
 """Seconds for which totals outlive the last sample of their pool."""
@@ -139,21 +141,25 @@ class Totals:
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Totals | None:
-        """Return the totals of a hash; None of one that does not exist."""
+        """Return the totals of a hash; None of one that does not exist.
+
+        Nodes of several versions may have added to it. What only others know is left
+        out, what only this one counts begins when its nodes do.
+        """
         if not fields:
             return None
-        by_kind: dict[str, dict[str, int]] = {}
+        by_kind: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for field, value in fields.items():
             kind, _, name = field.decode().partition(":")
-            by_kind.setdefault(kind, {})[name] = int(value)
+            by_kind[kind][name] = int(value)
         counts = Counts(
-            outcomes=Counter({Outcome(o): n for o, n in by_kind.get("outcome", {}).items()}),
-            categories=Counter({Category(c): n for c, n in by_kind.get("category", {}).items()}),
+            outcomes=_known(Outcome, by_kind["outcome"]),
+            categories=_known(Category, by_kind["category"]),
             recoveries=by_kind["recoveries"][""],
             busy=by_kind["busy"][""] / _MICRO,
             process=by_kind["process"][""] / _MICRO,
-            wait=_histogram(by_kind.get("wait", {})),
-            run=_histogram(by_kind.get("run", {})),
+            wait=_histogram(by_kind["wait"]),
+            run=_histogram(by_kind["run"]),
         )
         return cls(counts, by_kind["late"][""], by_kind["cpu"][""] / _MICRO)
 
@@ -165,15 +171,20 @@ def by_name(fields: Mapping[bytes, bytes]) -> dict[str, Counter[Outcome]]:
         fields: The hash of the totals by name.
     """
     order: dict[str, float] = {OTHER: MOST_NAMED}
-    counts: dict[str, Counter[Outcome]] = {}
+    counts: dict[str, Counter[str]] = {}
     for field, value in fields.items():
         kind, _, rest = field.decode().partition(":")
         if kind == "order":
             order[rest] = int(value)
         elif kind == "count":
             outcome, _, name = rest.partition(":")
-            counts.setdefault(name, Counter())[Outcome(outcome)] = int(value)
-    return dict(sorted(counts.items(), key=lambda it: order[it[0]]))
+            counts.setdefault(name, Counter())[outcome] = int(value)
+    names = sorted(counts, key=order.__getitem__)
+    return {name: _known(Outcome, counts[name]) for name in names}
+
+
+def _known(names: Iterable[_Name], counts: Mapping[str, int]) -> Counter[_Name]:
+    return Counter({name: counts[name.value] for name in names if name.value in counts})
 
 
 def _histogram(amounts: Mapping[str, int]) -> Histogram:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 _OUTCOMES = tuple(Outcome)  # Enum takes long to go through its members
 
-NodeState = Literal["live", "stale", "lost", "stopped"]
-"""``lost``: it fell silent without saying that it stops."""
+NodeState = Literal["live", "stale", "lost", "stopped", "unreadable"]
+"""``lost``: it fell silent without saying that it stops. ``unreadable``: it writes
+samples in the format of another version."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ class PoolMetrics:
     ``other``. Of a busy pool with many operations the newest seconds may still be missing."""
     nodes: tuple[NodeMetrics, ...]
     health: Health | None
+    unreadable: tuple[str, ...] = ()
+    """Nodes that write samples in the format of another version: all else is without them."""
 
 
 @dataclass(frozen=True)

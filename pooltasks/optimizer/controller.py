@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from pooltasks.metrics.samples import QueueState, StoredSample
+    from pooltasks.metrics.samples import QueueState, Reading, StoredSample
     from pooltasks.optimizer.policies import Observation
     from pooltasks.settings import PoolSettings
 
     Samples = Mapping[str, Sequence[StoredSample]]
+
+_NONE: Mapping[str, float] = {}
 
 logger = get_logger(__name__)
 
@@ -103,11 +105,10 @@ class Controller:
 
     def _decide(self, turn: Turn, until: float | None) -> tuple[Memory, PoolDecision | None]:
         memory = Memory.restored(turn.state, self.settings.policy)
-        queue, samples = self._read(memory, turn, until)
-        acting = turn.paused is None
-        return memory, decide(self.settings, memory, queue, samples, acting=acting)
+        reading = self._read(memory, turn, until)
+        return memory, decide(self.settings, memory, *reading, acting=turn.paused is None)
 
-    def _read(self, memory: Memory, turn: Turn, until: float | None) -> tuple[QueueState, Samples]:
+    def _read(self, memory: Memory, turn: Turn, until: float | None) -> Reading:
         """Read the samples since the last turn; wait a little for those that are due."""
         if until is None:
             until = time.monotonic() + PATIENCE
@@ -116,12 +117,13 @@ class Controller:
         seconds = turn.at - memory.watch.at + STALE * max(1.0, interval)
         seconds = min(seconds, (observing.MISSED + STALE) * max(1.0, interval))
         while True:
-            queue, samples = self._samples.read(seconds)
-            nodes = observing.live(samples, queue.at).values()
+            reading = self._samples.read(seconds)
+            queue = reading.queue
+            nodes = observing.live(reading.samples, queue.at).values()
             if time.monotonic() >= until or not observing.is_due(
                 nodes, queue.at, interval, PATIENCE
             ):
-                return queue, samples
+                return reading
             time.sleep(_LOOK_AGAIN)
 
     def _resize(self, turn: Turn, decision: PoolDecision) -> None:
@@ -192,7 +194,11 @@ class Memory:
         """Return what :meth:`snapshot` wrote; another policy starts without a past."""
         if state is None:
             return cls(policy, None, observing.Watch())
-        memory = cls(**{**state, "watch": observing.Watch.restored(state["watch"])})
+        try:
+            memory = cls(**{**state, "watch": observing.Watch.restored(state["watch"])})
+        except (KeyError, TypeError, ValueError):
+            logger.warning("another version's memory is of no use: the optimizer begins anew")
+            return cls(policy, None, observing.Watch())
         if memory.policy != policy:
             memory.policy, memory.state = policy, None
         return memory
@@ -207,6 +213,7 @@ def decide(
     memory: Memory,
     queue: QueueState,
     samples: Samples,
+    unreadable: Mapping[str, float] = _NONE,
     *,
     acting: bool = True,
 ) -> PoolDecision | None:
@@ -217,12 +224,21 @@ def decide(
         memory: Of the turn before; what this one leaves is written into it.
         queue: The queue now.
         samples: Of each node, oldest first, those since the turn before at least.
+        unreadable: Nodes whose last sample has the format of another version, and its
+            server time. While there are any, nothing is decided: what they take from the
+            queue and what they run is not known.
         acting: Whether it will be carried out.
     """
+    interval, slots = settings.metrics_interval, settings.slots
+    patience = STALE * max(1.0, interval)
+    foreign = [name for name, at in unreadable.items() if queue.at - at < patience]
+    if foreign:
+        # What is seen of the pool meanwhile is a part of it, and so is not learnt from.
+        memory.watch.pass_over(samples, interval)
+        return _hold(settings, memory, queue.at, _of_another_version(foreign))
     nodes = observing.live(samples, queue.at)
     if not nodes:
-        return _hold(settings, memory, queue.at, samples)
-    interval, slots = settings.metrics_interval, settings.slots
+        return _hold(settings, memory, queue.at, _silence(settings, samples, queue.at))
     newest = max(one.at for one in nodes.values())
     if newest - memory.decided < settings.optimization_interval - interval / 2:
         return None
@@ -293,21 +309,26 @@ def _ask(
     return asked
 
 
-def _hold(
-    settings: PoolSettings, memory: Memory, now: float, samples: Samples
-) -> PoolDecision | None:
+def _of_another_version(nodes: Sequence[str]) -> str:
+    who = "a node writes" if len(nodes) == 1 else f"{len(nodes)} nodes write"
+    return f"{who} samples in the format of another version"
+
+
+def _silence(settings: PoolSettings, samples: Samples, now: float) -> str:
+    if not settings.enable_metrics:
+        return "enable_metrics is false, so its nodes write no samples to decide on"
+    if samples:
+        silent = now - max(its[-1].at for its in samples.values())
+        return f"no live node has written a sample for {silent:.0f} s"
+    return "no node has written a sample lately"
+
+
+def _hold(settings: PoolSettings, memory: Memory, now: float, why: str) -> PoolDecision | None:
     """Decide nothing, and say so once in each interval."""
     if now - memory.decided < settings.optimization_interval:
         return None
     memory.decided = now
     size = memory.size or 0
-    if not settings.enable_metrics:
-        why = "enable_metrics is false, so its nodes write no samples to decide on"
-    elif samples:
-        silent = now - max(its[-1].at for its in samples.values())
-        why = f"no live node has written a sample for {silent:.0f} s"
-    else:
-        why = "no node has written a sample lately"
     return PoolDecision(
         at=now,
         policy=settings.policy,

@@ -76,8 +76,8 @@ class Watch:
     """Number of the last period (a second, if nodes sample once a second)."""
     at: float = 0.0
     """Server time of the last sample in it."""
-    inside: int = 0
-    """Operations in the pool then, waiting or running."""
+    inside: int | None = None
+    """Operations in the pool then, waiting or running; None if nobody saw them all."""
     seen: dict[str, tuple[int, float, _Work]] = field(default_factory=dict)
     """Of each node the last sample: number, time, content. One that may not have
     arrived is written again under its number, with what came after it."""
@@ -97,7 +97,7 @@ class Watch:
             node: (int(number), float(at), _Work(*work))
             for node, (number, at, work) in state["seen"].items()
         }
-        return cls(state["period"], float(state["at"]), int(state["inside"]), seen)
+        return cls(state["period"], float(state["at"]), state["inside"], seen)
 
     def observe(
         self,
@@ -146,8 +146,8 @@ class Watch:
             inside = latest.queue.depth + reserved + sum(sample.running for sample in working)
             work = periods.get(period, _Work())
             # Before the first period nobody looked: as many as after it, say.
-            before = inside if self.period is None else self.inside
-            seconds = interval if self.period is None else max(latest.at - self.at, 1e-3)
+            before = inside if self.inside is None else self.inside
+            seconds = interval if self.inside is None else max(latest.at - self.at, 1e-3)
             depth = queue.depth if period == newest else latest.queue.depth
             observations.append(
                 Observation(
@@ -171,11 +171,25 @@ class Watch:
             self.period, self.at, self.inside = period, latest.at, inside
         return observations
 
+    def pass_over(self, samples: Mapping[str, Sequence[StoredSample]], interval: float) -> None:
+        """Take all that there is as seen: it tells of a part of the pool only.
+
+        Args:
+            samples: As for :meth:`observe`.
+            interval: Seconds between samples of a node.
+        """
+        newest = newest_period(samples, interval)
+        if newest is None:
+            self.inside = None
+            return
+        self._skip(samples, newest + 1, interval)
+        self.period, self.at = newest, max(its[-1].at for its in samples.values())
+
     def _skip(
         self, samples: Mapping[str, Sequence[StoredSample]], first: int, interval: float
     ) -> None:
         """Take what was before the period ``first`` as seen."""
-        self.period = None
+        self.period = self.inside = None
         self.seen = {}
         for node, its in samples.items():
             before = _last_before(its, first * interval)

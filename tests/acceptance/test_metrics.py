@@ -193,7 +193,7 @@ def test_an_operation_killed_at_its_limit_is_a_failure_and_no_recovery(pool: Poo
 def counted(pool: Pool) -> tuple[float, Counts]:
     """Return when the node last sampled, and all that it has counted until then."""
     store = SampleStore(pool.app.pooltasks.client, "code", [pool.queue], pool.settings.objective)
-    _, samples = store.read(600)
+    samples = store.read(600).samples
     (its,) = samples.values()
     return its[-1].at, Counts.merged(one.sample.counts for one in its)
 

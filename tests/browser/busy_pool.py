@@ -13,7 +13,7 @@ from pooltasks import keys
 from pooltasks.errors import Category
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.sample import OperationRecord, Resources, Sample
+from pooltasks.metrics.sample import FORMAT, OperationRecord, Resources, Sample
 from pooltasks.metrics.samples import HISTORY, SampleStore
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
@@ -56,9 +56,9 @@ class BusyPool:
             for number in range(int(HISTORY)):
                 sample, record = self._of(number)
                 entry = f"{int((now - HISTORY + number) * 1000)}-0"
-                text: dict[Any, Any] = {"sample": b"0  " + sample.encode()}
+                text: dict[Any, Any] = {"sample": FORMAT + b"0  " + sample.encode()}
                 pipeline.xadd(keys.node_samples(self._pool, name), text, id=entry)
-                its: dict[Any, Any] = {"operations": record.encode()}
+                its: dict[Any, Any] = {"operations": FORMAT + record.encode()}
                 pipeline.xadd(keys.node_operations(self._pool, name), its, id=entry)
             pipeline.execute()
         self._thread.start()

@@ -14,7 +14,7 @@ import pytest
 from pooltasks import Pool, keys, telemetry
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.sample import Sample
+from pooltasks.metrics.sample import FORMAT, Sample
 from pooltasks.metrics.samples import QueueState, StoredSample
 from pooltasks.optimizer.controller import Controller, Memory, decide
 from pooltasks.optimizer.observing import Watch
@@ -460,7 +460,7 @@ class Deployed:
             counts=counts(operations),
         )
         self.number += 1
-        fields = {"sample": b"0  " + one.encode()}
+        fields = {"sample": FORMAT + b"0  " + one.encode()}
         self.client.xadd(keys.node_samples("code", f"{node}/0"), fields, id=f"{int(at * 1000)}-0")
         self.client.zadd(keys.pool_nodes("code"), {f"{node}/0": at})
 

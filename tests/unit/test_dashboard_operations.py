@@ -14,7 +14,7 @@ from pooltasks.dashboard.by_operation import RecentOperations
 from pooltasks.metrics.collector import Collector
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.sample import OperationRecord, Sample
+from pooltasks.metrics.sample import FORMAT, OperationRecord, Sample
 from pooltasks.metrics.samples import SampleStore
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
@@ -61,7 +61,7 @@ class Pool:
 
     def write(self, node: str, number: int, at: float, counts: Mapping[str, Counts]) -> None:
         entry = f"{int((self.begin + at) * 1000)}-0"
-        record = OperationRecord(number, 1.0, counts).encode()
+        record = FORMAT + OperationRecord(number, 1.0, counts).encode()
         self.client.xadd(keys.node_operations("code", node), {"operations": record}, id=entry)
 
 

@@ -19,7 +19,7 @@ from pooltasks.metrics.collector import Collector
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.decisions import DecisionStore, PoolDecision
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.sample import Sample
+from pooltasks.metrics.sample import FORMAT, Sample
 from pooltasks.metrics.samples import QueueState, SampleStore, StoredSample
 from pooltasks.settings import Objective
 from pooltasks.telemetry import Outcome
@@ -81,13 +81,13 @@ def now_of(client: redis.Redis) -> float:
 def put(client: redis.Redis, its: Sample, age: float, node: str = NODE) -> None:
     """Write a sample as of ``age`` seconds ago."""
     now = now_of(client)
-    fields = {"sample": b"0  " + its.encode()}
+    fields = {"sample": FORMAT + b"0  " + its.encode()}
     client.xadd(keys.node_samples("code", node), fields, id=f"{int((now - age) * 1000)}-{0}")
     client.zadd(keys.pool_nodes("code"), {node: now - age})
 
 
 def kinds(client: redis.Redis) -> list[str]:
-    queue, samples = SampleStore(client, "code", ["pool.code"], Objective()).read(3600)
+    queue, samples, _ = SampleStore(client, "code", ["pool.code"], Objective()).read(3600)
     return [event["kind"] for event in EventLog().update(samples, queue.at)]
 
 
@@ -95,9 +95,9 @@ def test_recent_samples_are_those_of_the_store(client: redis.Redis, store: Sampl
     recent = RecentSamples(client, "code", ["pool.code"], Objective())
     for number in range(5):
         put(client, sample(number), age=2 - number / 4)
-        _, expected = store.read(300)
+        expected = store.read(300).samples
         recent.fetch(300)
-        _, found = recent.read(300)
+        found = recent.read(300).samples
         assert found == expected
 
 
@@ -105,19 +105,19 @@ def test_recent_samples_fetch_more_when_more_is_asked_for(client: redis.Redis) -
     recent = RecentSamples(client, "code", ["pool.code"], Objective())
     put(client, sample(0), age=200)
     put(client, sample(1), age=10)
-    assert [one.sample.number for one in recent.read(60)[1][NODE]] == [1]
-    assert [one.sample.number for one in recent.read(300)[1][NODE]] == [0, 1]
-    assert [one.sample.number for one in recent.read(60)[1][NODE]] == [1]
+    assert [one.sample.number for one in recent.read(60).samples[NODE]] == [1]
+    assert [one.sample.number for one in recent.read(300).samples[NODE]] == [0, 1]
+    assert [one.sample.number for one in recent.read(60).samples[NODE]] == [1]
 
 
 def test_a_sample_that_was_sent_twice_replaces_its_first_version(client: redis.Redis) -> None:
     recent = RecentSamples(client, "code", ["pool.code"], Objective())
     put(client, sample(0), age=30)
     put(client, sample(1, busy=0), age=29)
-    assert len(recent.read(60)[1][NODE]) == 2
+    assert len(recent.read(60).samples[NODE]) == 2
     put(client, sample(1, busy=2), age=1)  # after half a minute without an answer
     recent.fetch(60)
-    its = recent.read(60)[1][NODE]
+    its = recent.read(60).samples[NODE]
     assert [(one.sample.number, one.sample.busy) for one in its] == [(0, 1), (1, 2)]
 
 
@@ -155,7 +155,7 @@ def test_the_line_of_the_list_is_the_history(client: redis.Redis, store: SampleS
     for number in range(6):
         put(client, sample(number, counts=worked(successes=number)), age=200 - 31 * number)
         put(client, sample(number), age=190 - 31 * number, node="code@other/2")
-    queue, samples = store.read(300)
+    queue, samples, _ = store.read(300)
     points = Collector(store, Objective()).history(300, 5)
     expected = [point.work.throughput for point in points if point.complete]
     found = RecentThroughput(300, 5).update(samples, queue.at)

@@ -16,7 +16,7 @@ from pooltasks.metrics.collector import Collector
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.health import health
 from pooltasks.metrics.histogram import Histogram
-from pooltasks.metrics.sample import OperationRecord, Resources, Sample
+from pooltasks.metrics.sample import FORMAT, OperationRecord, Resources, Sample
 from pooltasks.metrics.samples import HISTORY, SampleStore
 from pooltasks.metrics.view import Quantiles
 from pooltasks.settings import Objective
@@ -91,7 +91,7 @@ def put(client: redis.Redis, node: str, its: Sample, age: float, depth: int = 0)
     at = now_of(client) - age
     client.xadd(
         keys.node_samples("code", node),
-        {"sample": f"{depth}  ".encode() + its.encode()},
+        {"sample": FORMAT + f"{depth}  ".encode() + its.encode()},
         id=f"{int(at * 1000)}-{its.number}",
     )
     client.zadd(keys.pool_nodes("code"), {node: at})
@@ -126,7 +126,7 @@ def test_a_sample_is_read_as_it_was_written(store: SampleStore) -> None:
         resources=Resources(0.25, 1.5, 60 << 20, 200 << 20, 110 << 20),
     )
     store.write("a", written)
-    _, samples = store.read(10)
+    samples = store.read(10).samples
     (read,) = samples["a"]
     assert read.sample == written
 

@@ -23,7 +23,10 @@ const TEXTS = [
   (pool) => duration(pool.oldest_age),
   (pool) => count(pool.warm),
   (pool) => `${count(pool.size)} → ${count(pool.target)}`,
-  ({ nodes: { live, stale } }) => (stale ? `${live} + ${stale} silent` : String(live)),
+  ({ nodes: { live, stale, unreadable } }) =>
+    [live, stale && `${stale} silent`, unreadable && `${unreadable} unreadable`]
+      .filter((part, place) => part || !place)
+      .join(" + "),
   (pool) => count(pool.dead_letters),
 ];
 const FIRST = 2;
