@@ -15,6 +15,7 @@ import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from pooltasks.errors import Category
@@ -84,7 +85,11 @@ def bounds(objective: Objective) -> list[int]:
 
     One of them ends where the objective's wait does, within a fine bucket.
     """
-    return sorted({*map(bucket_of, _LADDER), bucket_of(objective.wait_ms / 1000)})
+    return _bounds(objective.wait_ms)
+
+
+def _bounds(wait_ms: float) -> list[int]:
+    return sorted({*map(bucket_of, _LADDER), bucket_of(wait_ms / 1000)})
 
 
 def amounts(
@@ -109,22 +114,29 @@ def amounts(
         **{f"outcome:{outcome}": count for outcome, count in counts.outcomes.items()},
         **{f"category:{category}": count for category, count in counts.categories.items()},
     }
-    limits = bounds(objective)
+    bound_of = _bound_of(objective.wait_ms)
     for name, histogram in (("wait", counts.wait), ("run", counts.run)):
         if histogram.counts:
             its[f"{name}:{_SUM}"] = round(histogram.total * _MICRO)
-        for bucket, count in _coarse(histogram, limits).items():
+        for bucket, count in _coarse(histogram, bound_of).items():
             its[f"{name}:{bucket}"] = count
     whole = {"number": sample.number, "amounts": its, "operations": outcomes}
     return json.dumps(whole, separators=(",", ":"))
 
 
-def _coarse(histogram: Histogram, limits: Sequence[int]) -> Counter[int]:
+@cache
+def _bound_of(wait_ms: float) -> Sequence[int]:
+    """Return for each fine bucket the one of the few, with the objective's wait, that holds it."""
+    limits = [*_bounds(wait_ms), _REST]
+    return [limits[bisect_left(limits, bucket)] for bucket in range(BUCKETS)]
+
+
+def _coarse(histogram: Histogram, bound_of: Sequence[int]) -> dict[int, int]:
     """Return the values of a histogram by the bound that they do not exceed."""
-    coarse: Counter[int] = Counter()
+    coarse: dict[int, int] = {}
     for bucket, count in histogram.counts.items():
-        at = bisect_left(limits, bucket)
-        coarse[limits[at] if at < len(limits) else _REST] += count
+        bound = bound_of[bucket]
+        coarse[bound] = coarse.get(bound, 0) + count
     return coarse
 
 
