@@ -173,3 +173,65 @@ def test_a_node_that_is_stopped_lets_every_slot_finish(deployment: Deployment) -
     deployment.nodes[0].terminate()
     deployment.nodes[0].wait(DEADLINE)
     assert all(not isinstance(found, type) for found in outcomes(results))
+
+
+def test_a_lazy_worker_warms_up_once_before_its_first_operations(deployment: Deployment) -> None:
+    warm_up = '{ commands = [{ operation = "sample_operations.warm", args = [1.0] }] }'
+    pool = start(deployment, pool_size=2, slots=5, lazy="true", warmup=warm_up)
+    assert deployment.redis.get("warm-ups") is None
+    results = [submit(pool, "probe") for _ in range(30)]
+    found = outcomes(results)
+    assert all(its["warm"] for its in found)
+    assert {its["pid"] for its in found} == {
+        worker["pid"] for worker in workers_of(deployment, pool)
+    }
+    assert deployment.redis.get("warm-ups") == "2"
+
+
+def test_a_lazy_worker_whose_warm_up_fails_loses_nothing(deployment: Deployment) -> None:
+    warm_up = '{ commands = [{ operation = "sample_operations.warm", args = [0.0, "there"] }] }'
+    pool = start(deployment, pool_size=2, slots=5, lazy="true", warmup=warm_up, max_deliveries=1)
+    results = [submit(pool, "probe") for _ in range(30)]
+    wait_until(lambda: int(deployment.redis.get("warm-ups") or 0) >= 3, "warm-ups have failed")
+    deployment.redis.set("there", 1)
+    assert all(its["warm"] for its in outcomes(results))
+    assert not deployment.redis.hlen("pooltasks:pool:code:dead")
+
+
+def test_a_warm_up_on_demand_disturbs_no_slot(deployment: Deployment) -> None:
+    warm_up = '{ commands = [{ operation = "sample_operations.warm", args = [0.5] }] }'
+    pool = start(deployment, pool_size=2, slots=6, warmup=warm_up)
+    before = {worker["pid"] for worker in workers_of(deployment, pool)}
+    results = [submit(pool, "mark_and_occupy", "marks", 6.0) for _ in range(4)]
+    results += [submit(pool, "wait", 6.0) for _ in range(4)]
+    wait_until(lambda: sum(it["running"] for it in workers_of(deployment, pool)) == 8, "all run")
+    node = Node(deployment, pool.app)
+    number = node.ask("pool_warm")["round"]
+    report = wait_until(
+        lambda: (its := node.ask("pool_warm_report", number=number))["finished"] and its,
+        "the warm-up has ended",
+    )
+    assert report["workers"] == report["succeeded"] == 2
+    # It did not wait for them, nor end them.
+    assert sum(it["running"] for it in node.status()["workers"]) == 8
+    # What comes meanwhile finds a free slot.
+    assert outcomes([submit(pool, "probe") for _ in range(8)])
+    assert outcomes(results) == [None] * 4 + [[result.id] * 4 for result in results[4:]]
+    assert deployment.redis.llen("marks") == 4
+    assert deployment.redis.get("warm-ups") == "4"
+    assert {worker["pid"] for worker in workers_of(deployment, pool)} == before
+
+
+def test_a_worker_is_recycled_when_its_slots_are_done_and_nothing_runs_twice(
+    deployment: Deployment,
+) -> None:
+    pool = start(deployment, pool_size=2, slots=4, recycle_operations=10, health_check_interval=0.2)
+    before = {worker["pid"] for worker in workers_of(deployment, pool)}
+    results = [submit(pool, "mark_and_occupy", "marks", 0.1) for _ in range(100)]
+    assert outcomes(results) == [None] * 100
+    assert deployment.redis.llen("marks") == 100
+    wait_until(
+        lambda: not before & {it["pid"] for it in workers_of(deployment, pool)}, "all are new"
+    )
+    assert wait_until(lambda: pool.metrics().work.operations["success"] == 100, "the last sample")
+    assert pool.metrics().work.operations["lost"] == 0
