@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis, virtual
@@ -10,7 +9,7 @@ from kombu.transport import redis, virtual
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pooltasks.broker.transport import Channel
+    from pooltasks.broker.channel import Channel
 
 _UNLIMITED = 100
 """Messages a channel without a prefetch count reserves at the same time."""
@@ -26,7 +25,7 @@ class QoS(redis.QoS):
 
     def room(self) -> int:
         """Return how many messages may be reserved now."""
-        if time.monotonic() < self.channel.resume_at:
+        if not self.channel.pause.is_over():
             return 0
         allowed = self.gate(self.prefetch_count) if self.gate else self.prefetch_count or _UNLIMITED
         return max(0, allowed - len(self._delivered) + len(self._dirty))

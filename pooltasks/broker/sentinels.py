@@ -5,8 +5,9 @@ from __future__ import annotations
 from celery.backends.redis import SentinelBackend
 from kombu.transport import redis
 
+from pooltasks.broker.channel import Channel
 from pooltasks.broker.results import ResultBackend
-from pooltasks.broker.transport import Channel, Transport
+from pooltasks.broker.transport import Transport
 
 
 class SentinelChannel(Channel, redis.SentinelChannel):

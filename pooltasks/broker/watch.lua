@@ -13,8 +13,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0
 if held == 1 then
-  redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+  -- In this order: a server whose memory is full refuses a script that adds first.
   redis.call('EXPIRE', KEYS[1], 86400)
+  redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 end
 local answer = {held}
 local nodes = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')

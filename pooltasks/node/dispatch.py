@@ -342,6 +342,11 @@ class DispatchPool(AsynPool):
                 # Not all that it runs: each knows whether it is the one.
                 process._job_terminated = False  # noqa: SLF001  billiard's name
 
+    def on_job_process_down(self, job: Job, pid_gone: int) -> None:
+        """Give away what a dead worker had not begun; of one not reaped yet that shows then."""
+        if job._write_to not in self._pool:  # noqa: SLF001  billiard's name
+            super().on_job_process_down(job, pid_gone)
+
     def on_job_process_lost(self, job: Job, pid: int, exitcode: int) -> None:
         """End an operation whose worker is gone: as revoked, or as lost and what that says."""
         if job.is_terminated():
@@ -390,10 +395,6 @@ def _is_long(lane: Lane, number: int, now: float) -> bool:
 
 def _least_loaded(processes: list[Any], estimate: float) -> Any:
     """Return the worker with the least work that has room for ``estimate`` seconds more."""
-    if estimate > _AHEAD:
-        return None
-    process = min(processes, key=lambda process: process.lane.load, default=None)
-    if process is None:
-        return None
-    lane = process.lane
-    return process if lane.load + estimate <= _AHEAD and len(lane.jobs) < _MOST else None
+    with_room = (process for process in processes if len(process.lane.jobs) < _MOST)
+    process = min(with_room, key=lambda process: process.lane.load, default=None)
+    return None if process is None or process.lane.load + estimate > _AHEAD else process

@@ -38,7 +38,7 @@ def test_status_is_the_same_under_each_name(serving: Deployment, name: tuple[str
     completed = serving.run(*name, "status")
     assert completed.returncode == 0, completed.stderr
     heading, line = completed.stdout.splitlines()
-    assert heading.split() == ["POOL", "NODE", "SIZE", "WARM", "WARMING", "WARM-UP"]
+    assert heading.split() == ["POOL", "NODE", "SIZE", "WARM", "WARMING", "OVERFLOW", "WARM-UP"]
     assert line.split()[:5] == ["code", f"code@{socket.gethostname()}", "2", "2", "0"]
 
 

@@ -12,6 +12,7 @@ from kombu.asynchronous import Hub
 from kombu.utils.uuid import uuid
 
 from pooltasks.broker.connection import NodeConnection
+from pooltasks.broker.results import StoredResult
 
 DEADLINE = 20.0  # seconds
 QUEUE = Queue("pool.waits", Exchange("pool"), "pool.waits")
@@ -99,3 +100,34 @@ def test_what_comes_when_nobody_wants_it_any_more_goes_back(node, server, reason
     for message in map(json.loads, server.lrange(QUEUE.name, 0, -1)):
         assert "deliveries" not in message | message["headers"]
         assert "redelivered" not in message["headers"]
+
+
+def test_a_server_whose_memory_is_full_is_served_from_and_waited_for(node, server):
+    """It takes nothing new; what it has accepted runs, is acknowledged, and its node lives."""
+    publish(node, 1)
+    server.config_set("maxmemory-policy", "noeviction")
+    server.config_set("maxmemory", 1)
+    try:
+        node.turn_until(lambda: node.received, "what was accepted is delivered")
+        node.received[0].ack()
+        node.turn_until(lambda: not server.hlen(node.channel.unacked_key), "it is acknowledged")
+        node.turn_until(lambda: not node.channel.pause.is_over(), "the server refuses to wait")
+    finally:
+        server.config_set("maxmemory", 0)
+    publish(node, 2)
+    node.turn_until(lambda: len(node.received) == 2, "what is published afterwards is delivered")
+    node.received[1].ack()
+
+
+def test_results_are_stored_by_a_server_whose_memory_is_full(node, server):
+    node.turn_until(lambda: waits(server), "the node waits")
+    server.hset(node.channel.unacked_key, "1", "message")
+    node.channel.completion.results.append(StoredResult(b"result", b'{"status": "SUCCESS"}', 60))
+    node.channel.completion.reservations.append("1")
+    server.config_set("maxmemory-policy", "noeviction")
+    server.config_set("maxmemory", 1)
+    try:
+        node.turn_until(lambda: server.exists("result"), "the result is stored")
+        assert not server.exists(node.channel.unacked_key)
+    finally:
+        server.config_set("maxmemory", 0)

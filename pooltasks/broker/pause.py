@@ -1,0 +1,49 @@
+"""Pauses of a channel: what is not to be asked of the server for now."""
+
+from __future__ import annotations
+
+import time
+
+from celery.utils.log import get_logger
+
+logger = get_logger(__name__)
+
+_REFUSED = 0.5
+"""Seconds after which a server that has refused something is asked again."""
+
+
+class Pause:
+    """Until when a node asks for nothing, and why if the server has refused it.
+
+    A server may answer and do nothing: its memory is full, it cannot write to its
+    disk, it has too few replicas. That passes, or somebody mends it, and no node
+    ends for it. The log has each new reason, and the end.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._reason = ""
+
+    def rest(self, seconds: float) -> None:
+        """Ask for nothing for some seconds."""
+        self._until = time.monotonic() + seconds
+
+    def is_over(self) -> bool:
+        """Return whether the server may be asked."""
+        return time.monotonic() >= self._until
+
+    def refused(self, error: Exception) -> None:
+        """Note that the server refuses what it was asked; it is asked again in a moment."""
+        self.rest(_REFUSED)
+        if str(error) != self._reason:
+            self._reason = str(error)
+            logger.error(
+                "The server refuses what a node asks of it: %s. Trying again until it does not.",
+                error,
+            )
+
+    def accepted(self) -> None:
+        """Note that the server does what it is asked."""
+        if self._reason:
+            self._reason = ""
+            logger.warning("The server does again what a node asks of it.")
