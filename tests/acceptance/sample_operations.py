@@ -221,6 +221,26 @@ async def wait(self, seconds: float) -> list[Any]:
     return [*before, self.request.id, current_task.request.id]
 
 
+@operation(pool="code", bind=True)
+def hold(self, key: str) -> int:
+    """Keep the worker until ``key`` is there; return how often this was begun."""
+    client = redis_client(self.app)
+    begun = client.incr(f"begun:{self.request.id}")
+    while not client.exists(key):
+        time.sleep(0.02)
+    return begun
+
+
+@operation(pool="code", bind=True)
+async def hold_waiting(self, key: str) -> int:
+    """Do the same on the event loop."""
+    client = redis_client(self.app)
+    begun = client.incr(f"begun:{self.request.id}")
+    while not client.exists(key):  # noqa: ASYNC110  another process says when
+        await asyncio.sleep(0.02)
+    return begun
+
+
 @operation(pool="code")
 async def warm_by_waiting() -> None:
     await asyncio.sleep(0.01)
