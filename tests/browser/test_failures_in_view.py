@@ -74,7 +74,7 @@ def test_a_worker_a_node_and_the_server_die_and_come_back_in_view(
     assert watched.text("#live-text") == "No server"
     numbers = ["#utilization", "#throughput", "#wait", "#error-rate", "#health", "#dead-count"]
     assert [watched.text(number) for number in numbers] == ["—"] * len(numbers)
-    assert set("".join(watched.page.locator("#facts dd").all_inner_texts())) <= set("— →")
+    assert set("".join(watched.page.locator("#facts dd").all_inner_texts())) <= set("— → /")
     # The page itself, and the list of all pools, open without the server.
     other = watch("/pools")
     other.wait_for(
