@@ -335,7 +335,7 @@ class Channel(redis.Channel):
             self._at_the_side(self._complete_now)
 
     def _at_the_side(self, act: Callable[[], None]) -> None:
-        if self.pause.is_over():
+        if not self.pause.is_refused():
             try:
                 act()
             except ResponseError as error:

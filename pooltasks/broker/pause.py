@@ -22,19 +22,24 @@ class Pause:
 
     def __init__(self) -> None:
         self._until = 0.0
+        self._refused_until = 0.0
         self._reason = ""
 
     def rest(self, seconds: float) -> None:
-        """Ask for nothing for some seconds."""
+        """Ask for no messages for some seconds; what has finished is completed meanwhile."""
         self._until = time.monotonic() + seconds
 
     def is_over(self) -> bool:
-        """Return whether the server may be asked."""
-        return time.monotonic() >= self._until
+        """Return whether the server may be asked for messages."""
+        return time.monotonic() >= max(self._until, self._refused_until)
+
+    def is_refused(self) -> bool:
+        """Return whether the server has just refused something, and is to be left alone."""
+        return time.monotonic() < self._refused_until
 
     def refused(self, error: Exception) -> None:
         """Note that the server refuses what it was asked; it is asked again in a moment."""
-        self.rest(_REFUSED)
+        self._refused_until = time.monotonic() + _REFUSED
         if str(error) != self._reason:
             self._reason = str(error)
             logger.error(
