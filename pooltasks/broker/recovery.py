@@ -18,13 +18,17 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
+from redis.exceptions import TimeoutError as TimedOutError
 from redis.exceptions import WatchError
 
 from pooltasks import keys
 from pooltasks.broker.dead_letters import deliveries_of
+from pooltasks.broker.wire import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pooltasks.broker.wire import Wire
 
 logger = get_logger(__name__)
 
@@ -34,6 +38,8 @@ WATCH_SECONDS = 0.05
 """How often a node renews its lease and looks at the others."""
 _GONE_SECONDS = 0.1
 """How long a subscription must be gone: longer than a reconnection takes."""
+_LATE_SECONDS = 0.5
+"""How old an answer may be to say how the others are; that of a node that was frozen is not."""
 
 _LIST_MARK = ',"",'
 """Between a message and its list, where kombu has the exchange."""
@@ -103,14 +109,20 @@ class Lease:
 
     Args:
         client: A redis-py client of the server.
+        wire: Over which it renews and looks; nobody else uses it, and the lease closes it.
         identity: The node's.
         patience: Seconds from now on for which expired leases of others are let be.
         prefix: Before the names of channels, as the client has it before keys.
     """
 
-    def __init__(self, client: Any, identity: str, patience: float = 0.0, prefix: str = "") -> None:
+    def __init__(
+        self, client: Any, wire: Wire, identity: str, patience: float = 0.0, prefix: str = ""
+    ) -> None:
         self.identity = identity
         self._client = client
+        self._wire = wire
+        self._asked_at: float | None = None
+        """Monotonic seconds of the last look, until its answer is there."""
         self._prefix = prefix
         self._patient_until = time.monotonic() + patience
         self._subscription = client.pubsub()
@@ -158,37 +170,64 @@ class Lease:
     def give_up(self) -> None:
         """Close the subscription; the others put back what is left."""
         self._subscription.close()
+        self._wire.close()
 
     def renew(self) -> bool:
-        """Renew the lease and recover what dead nodes have left.
+        """Recover what dead nodes have left, as the last look told; renew the lease and look again.
+
+        Nothing is waited for: the answer to a look is read when the next one is due.
 
         Returns:
-            Whether the lease was still held.
+            Whether the lease was still held at the last look.
+
+        Raises:
+            redis.RedisError: The server is away, or refuses to renew it.
         """
-        held, *others = self._client.eval(
-            _WATCH,
-            1,
-            keys.LEASES,
-            self.identity,
-            int(LEASE_SECONDS * 1000),
-            self._prefix + keys.alive(""),
+        if self._asked_at is not None:
+            asked_at = self._asked_at
+            if not self._wire.wait(0):
+                if time.monotonic() - asked_at > LEASE_SECONDS:
+                    raise TimedOutError(f"no answer in {LEASE_SECONDS:g} s to the renewal of a lease")
+                return True
+            self._asked_at = None
+            held, *others = self._wire.receive()
+            if not held:
+                return False
+            self._see(others, asked_at)
+        self._wire.send(
+            pack(
+                (
+                    "EVAL",
+                    _WATCH,
+                    1,
+                    self._prefix + keys.LEASES,
+                    self.identity,
+                    int(LEASE_SECONDS * 1000),
+                    self._prefix + keys.alive(""),
+                )
+            )
         )
+        self._asked_at = time.monotonic()
+        return True
+
+    def _see(self, others: list[Any], asked_at: float) -> None:
+        """Recover those that are dead, by an answer to what was asked at ``asked_at``."""
+        if time.monotonic() - asked_at > _LATE_SECONDS:
+            return
         known = set()
         for identity, expired, subscribers in _triples(others):
             known.add(identity)
-            if self._is_gone(identity, subscribers):
+            if self._is_gone(identity, subscribers, asked_at):
                 self._recover(identity, "its connections closed")
-            elif expired and time.monotonic() >= self._patient_until:
+            elif expired and asked_at >= self._patient_until:
                 self._recover(identity, "its lease ran out")
         self._alive &= known
-        return bool(held)
 
-    def _is_gone(self, identity: str, subscribers: int) -> bool:
+    def _is_gone(self, identity: str, subscribers: int, now: float) -> bool:
         """Return whether a node that this one has seen alive has been gone for long enough.
 
         Only those: after a restart of the server everybody is away for a moment.
         """
-        now = time.monotonic()
         if subscribers:
             self._alive.add(identity)
             self._gone_since.pop(identity, None)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from pooltasks.broker.completion import Completion
 from pooltasks.broker.recovery import Lease
+from pooltasks.broker.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,8 @@ class Tenure:
             client: A client of the server.
             prefix: Of the deployment's keys and channels.
         """
-        lease = Lease(client, self.identity, self._patience, prefix)
+        wire = Wire(client.connection_pool.get_connection())
+        lease = Lease(client, wire, self.identity, self._patience, prefix)
         self._patience = _PATIENCE
         if not lease.resume(self._running() | set(self.completion.reservations)):
             # The first connection, or the others have given its operations away.

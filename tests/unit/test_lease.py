@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import fakeredis
+import hiredis
 import pytest
+from redis.exceptions import TimeoutError as TimedOutError
 
 from pooltasks import keys
+from pooltasks.broker import recovery
 from pooltasks.broker.recovery import Lease, reservation_end
 from pooltasks.broker.tenure import Tenure
 
@@ -14,6 +18,39 @@ from pooltasks.broker.tenure import Tenure
 @pytest.fixture
 def server() -> fakeredis.FakeRedis:
     return fakeredis.FakeRedis()
+
+
+class FakeWire:
+    """Has a fake server execute what is sent, at once, and keeps the answers."""
+
+    def __init__(self, server: fakeredis.FakeRedis) -> None:
+        self._server = server
+        self._answers: list[Any] = []
+        self.is_silent = False
+
+    def send(self, packed: bytes) -> None:
+        reader = hiredis.Reader()
+        reader.feed(packed)
+        self._answers.append(self._server.execute_command(*reader.gets()))
+
+    def receive(self) -> Any:
+        return self._answers.pop(0)
+
+    def wait(self, timeout: float) -> bool:
+        return not self.is_silent
+
+    def close(self) -> None:
+        self._answers.clear()
+
+
+def lease_of(identity: str, server: fakeredis.FakeRedis, patience: float = 0.0) -> Lease:
+    return Lease(server, FakeWire(server), identity, patience)  # type: ignore[arg-type]
+
+
+def look(lease: Lease) -> bool:
+    """Have a lease look, and act on what it saw."""
+    lease.renew()
+    return lease.renew()
 
 
 def reserve(server: fakeredis.FakeRedis, identity: str, message: bytes, name: str) -> None:
@@ -29,11 +66,11 @@ def let_the_lease_run_out(server: fakeredis.FakeRedis, identity: str) -> None:
 def test_what_a_dead_node_had_not_read_goes_back_as_it_was(
     server: fakeredis.FakeRedis, junk: bytes
 ) -> None:
-    lease = Lease(server, "me")
+    lease = lease_of("me", server)
     lease.take()
     reserve(server, "dead", junk, "pool.code")
     let_the_lease_run_out(server, "dead")
-    assert lease.renew()
+    assert look(lease)
     assert server.lrange("pool.code", 0, -1) == [junk]
     assert not server.exists(keys.unacked("dead"))
     assert server.zscore(keys.LEASES, "dead") is None
@@ -42,13 +79,13 @@ def test_what_a_dead_node_had_not_read_goes_back_as_it_was(
 def test_a_message_goes_back_to_the_head_of_its_list_marked_as_redelivered(
     server: fakeredis.FakeRedis,
 ) -> None:
-    lease = Lease(server, "me")
+    lease = lease_of("me", server)
     lease.take()
     server.lpush("pool.code", b"waiting")
     message = {"headers": {"id": "1"}, "properties": {"delivery_info": {}}, "body": ""}
     reserve(server, "dead", json.dumps(message).encode(), "pool.code")
     let_the_lease_run_out(server, "dead")
-    lease.renew()
+    look(lease)
     payload = json.loads(server.rpop("pool.code"))
     assert next(iter(payload)) == "deliveries"
     assert payload["headers"] == {"id": "1", "redelivered": True, "deliveries": 1}
@@ -59,7 +96,7 @@ def test_a_message_goes_back_to_the_head_of_its_list_marked_as_redelivered(
 def test_what_was_not_due_yet_had_not_begun_when_its_node_died(
     server: fakeredis.FakeRedis,
 ) -> None:
-    lease = Lease(server, "me")
+    lease = lease_of("me", server)
     lease.take()
     message = {
         "headers": {"id": "1", "eta": "2999-01-01T00:00:00+00:00"},
@@ -68,33 +105,33 @@ def test_what_was_not_due_yet_had_not_begun_when_its_node_died(
     }
     reserve(server, "dead", json.dumps(message).encode(), "pool.code")
     let_the_lease_run_out(server, "dead")
-    lease.renew()
+    look(lease)
     assert "deliveries" not in json.loads(server.rpop("pool.code"))["headers"]
 
 
 def test_a_node_whose_lease_was_taken_is_told_so(server: fakeredis.FakeRedis) -> None:
-    lease, other = Lease(server, "me"), Lease(server, "other")
+    lease, other = lease_of("me", server), lease_of("other", server)
     lease.take()
     other.take()
     let_the_lease_run_out(server, "me")
-    other.renew()
-    assert not lease.renew()
+    look(other)
+    assert not look(lease)
     assert server.zscore(keys.LEASES, "me") is None
 
 
 def test_a_node_that_was_never_seen_alive_keeps_its_lease(server: fakeredis.FakeRedis) -> None:
-    lease = Lease(server, "me")
+    lease = lease_of("me", server)
     lease.take()
     server.zadd(keys.LEASES, {"unseen": (time.time() + 60) * 1000})
     reserve(server, "unseen", b"{}", "pool.code")
-    assert lease.renew()
+    assert look(lease)
     assert server.exists(keys.unacked("unseen"))
 
 
 def test_a_node_that_comes_back_in_time_keeps_what_runs_and_puts_the_rest_back(
     server: fakeredis.FakeRedis,
 ) -> None:
-    before = Lease(server, "me")
+    before = lease_of("me", server)
     before.take()
     message = {"headers": {"id": "1"}, "properties": {"delivery_info": {}}, "body": ""}
     reserve(server, "me", b"running", "pool.code")
@@ -102,7 +139,7 @@ def test_a_node_that_comes_back_in_time_keeps_what_runs_and_puts_the_rest_back(
     reserve(server, "me", json.dumps(message).encode(), "pool.code")
     let_the_lease_run_out(server, "me")
 
-    assert Lease(server, "me").resume({running.decode()})
+    assert lease_of("me", server).resume({running.decode()})
 
     assert server.hkeys(keys.unacked("me")) == [running]
     payload = json.loads(server.rpop("pool.code"))
@@ -124,10 +161,39 @@ def test_a_node_that_comes_back_too_late_is_another_one(server: fakeredis.FakeRe
 def test_whoever_was_cut_off_itself_gives_the_others_time_to_come_back(
     server: fakeredis.FakeRedis,
 ) -> None:
-    lease = Lease(server, "me", patience=3600)
+    lease = lease_of("me", server, patience=3600)
     lease.take()
     server.zadd(keys.LEASES, {"late": 1})
-    lease.renew()
+    look(lease)
     assert server.zscore(keys.LEASES, "late") == 1
-    Lease(server, "me").renew()
+    look(lease_of("me", server))
     assert server.zscore(keys.LEASES, "late") is None
+
+
+def test_nothing_is_waited_for_until_a_lease_would_have_run_out(
+    server: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = FakeWire(server)
+    lease = Lease(server, wire, "me")  # type: ignore[arg-type]
+    lease.take()
+    wire.is_silent = True
+    assert look(lease)
+    monkeypatch.setattr(recovery, "LEASE_SECONDS", 0.0)
+    with pytest.raises(TimedOutError, match="renewal of a lease"):
+        lease.renew()
+
+
+def test_an_answer_from_before_a_freeze_says_nothing_of_the_others(
+    server: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = lease_of("me", server)
+    lease.take()
+    let_the_lease_run_out(server, "other")
+    now = time.monotonic()
+    lease.renew()
+    with monkeypatch.context() as frozen:
+        frozen.setattr(time, "monotonic", lambda: now + 10)
+        assert lease.renew()
+    assert server.zscore(keys.LEASES, "other") == 1
+    lease.renew()
+    assert server.zscore(keys.LEASES, "other") is None
