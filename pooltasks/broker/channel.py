@@ -92,6 +92,12 @@ class Channel(redis.Channel):
         """The hash of what the node has reserved."""
         return keys.unacked(self.tenure.identity)
 
+    @property
+    def stored_unacked_key(self) -> str:
+        """The same as the server knows it: with the prefix of the deployment's keys."""
+        prefix: str = self.global_keyprefix
+        return prefix + self.unacked_key
+
     @cached_property
     def server(self) -> Any:
         """A client on connections of its own: the channel's may be waiting for messages."""
@@ -342,7 +348,7 @@ class Channel(redis.Channel):
                 self.pause.refused(error)
 
     def _complete_now(self) -> None:
-        self._side_door.complete(self.global_keyprefix + self.unacked_key)
+        self._side_door.complete(self.stored_unacked_key)
 
     @cached_property
     def _side_door(self) -> SideDoor:

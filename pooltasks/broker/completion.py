@@ -40,9 +40,21 @@ class Completion:
         """Results to store before what they belong to is acknowledged."""
         self.reservations: list[str] = []
         """Reservations to acknowledge."""
+        self._completed: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self.results or self.reservations)
+
+    def completed(self, reservation: str) -> None:
+        """Note that an operation is completed before it is acknowledged here."""
+        self._completed.add(reservation)
+
+    def acknowledge(self, reservation: str) -> None:
+        """Acknowledge a reservation with the next step, unless its operation is completed."""
+        if reservation in self._completed:
+            self._completed.remove(reservation)
+        else:
+            self.reservations.append(reservation)
 
     def take(self) -> Batch:
         """Return everything; it is on its way from now on."""
@@ -55,6 +67,34 @@ class Completion:
         """Take back what may not have arrived; what is done twice is as if done once."""
         self.results[:0] = batch.results
         self.reservations[:0] = batch.reservations
+
+
+def complete(wire: Wire, unacked: str, batch: Batch) -> None:
+    """Complete what is finished, and wait until it is done.
+
+    Args:
+        wire: The connection.
+        unacked: Key of the hash of what the node has reserved.
+        batch: What is finished.
+
+    Raises:
+        redis.RedisError: It is not done, or may not be.
+    """
+    command = _command(unacked, batch)
+    try:
+        wire.ask(command)
+    except NoScriptError:
+        _load(wire)
+        wire.ask(command)
+
+
+def _command(unacked: str, batch: Batch) -> bytes:
+    return pack(("EVALSHA", _SHA, 1, unacked, *batch.arguments()))
+
+
+def _load(wire: Wire) -> None:
+    """Have the server know the script: it was restarted, or somebody emptied its cache."""
+    wire.ask(pack(("SCRIPT", "LOAD", _SCRIPT)))
 
 
 class SideDoor:
@@ -88,7 +128,7 @@ class SideDoor:
         try:
             if self._wire is None:
                 self._wire = Wire(self._pool.get_connection())
-            self._wire.send(pack(("EVALSHA", _SHA, 1, unacked, *batch.arguments())))
+            self._wire.send(_command(unacked, batch))
         except RedisError:
             self._take_back()
             raise
@@ -107,9 +147,8 @@ class SideDoor:
         try:
             self._wire.receive()
         except NoScriptError:
-            # The server was restarted, or somebody emptied its cache of scripts.
             self._take_back()
-            self._wire.ask(pack(("SCRIPT", "LOAD", _SCRIPT)))
+            _load(self._wire)
         except RedisError:
             self._take_back()
             self._wire.close()

@@ -187,7 +187,9 @@ class Lease:
             asked_at = self._asked_at
             if not self._wire.wait(0):
                 if time.monotonic() - asked_at > LEASE_SECONDS:
-                    raise TimedOutError(f"no answer in {LEASE_SECONDS:g} s to the renewal of a lease")
+                    raise TimedOutError(
+                        f"no answer in {LEASE_SECONDS:g} s to the renewal of a lease"
+                    )
                 return True
             self._asked_at = None
             held, *others = self._wire.receive()

@@ -55,7 +55,7 @@ class QoS(redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge with the next step to the server."""
-        self.channel.completion.reservations.append(delivery_tag)
+        self.channel.completion.acknowledge(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:

@@ -24,6 +24,7 @@ from pooltasks.broker.results import ResultBackend
 from pooltasks.node.events import OperationEvents
 from pooltasks.node.health import beat_interval
 from pooltasks.node.replies import DONE, SKIPPED
+from pooltasks.node.shortcut import Shortcut
 from pooltasks.node.slots import Slots
 from pooltasks.node.turn import Turn
 from pooltasks.node.warmup import WorkerReport, run_commands
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from pooltasks.node.pulse import Pulse
     from pooltasks.node.row import Row
+    from pooltasks.node.shortcut import Claim
     from pooltasks.node.warmup import Plan
 
 WARMING = 64
@@ -91,6 +93,7 @@ class WorkerProcess(Worker):
         self._pipe = threading.Lock()
         self._keepers: dict[int, ResultBackend | None] = {}
         self._stores = stores
+        self._shortcut: Shortcut
         self._outq_fd = -1
         self._node_pid = os.getpid()
         self._warm = False
@@ -103,6 +106,7 @@ class WorkerProcess(Worker):
         die_with(self._node_pid)
         self._outq_fd = self.outq._writer.fileno()  # noqa: SLF001  billiard's name
         pool = self.plan.pool
+        self._shortcut = Shortcut(self.initargs[0])
         self.events = [OperationEvents(self.initargs[0], pool, row) for row in self.rows]
         if not self.plan.settings.lazy:
             signals.worker_process_init.connect(
@@ -176,11 +180,11 @@ class WorkerProcess(Worker):
         most, done = self.maxtasks or sys.maxsize, 0
         while done < most:
             message = self.wait_for_job()
-            for number, job, accept_first, *call in message[1] if message else ():
+            for number, *task in message[1] if message else ():
                 if done >= most or not self.turn.begin(number):
                     self._reply(SKIPPED, (number,))
                     continue
-                leave = self._operate(0, number, job, accept_first, *call)
+                leave = self._operate(0, number, *task)
                 done += 1
                 if leave is not None:
                     raise leave
@@ -222,6 +226,7 @@ class WorkerProcess(Worker):
         number: int,
         job: int,
         accept_first: bool,
+        claim: Claim | None,
         function: Callable[..., Any],
         args: Any,
         kwargs: Any,
@@ -246,11 +251,15 @@ class WorkerProcess(Worker):
             )
         seconds = time.perf_counter() - begun
         self.turn.end(slot)
-        events.finish(_raised(outcome))  # now: no soft limit interrupts it any more
+        raised = _raised(outcome)
+        events.finish(raised)  # now: no soft limit interrupts it any more
         stored = None if keeper is None else keeper.release(args[1])
+        is_completed = False
+        if claim is not None and stored is not None and raised is None:
+            is_completed = self._shortcut.complete(claim, stored)
         if self._slots is not None:
             self._slots.give_back(slot)
-        self._reply_done(number, outcome, stored, seconds)
+        self._reply_done(number, outcome, None if is_completed else stored, seconds, is_completed)
         return leave
 
     def _keeper(self, slot: int) -> ResultBackend | None:
@@ -275,15 +284,13 @@ class WorkerProcess(Worker):
             leave = error if isinstance(error, SystemExit | KeyboardInterrupt) else None
             return (False, ExceptionInfo()), leave
 
-    def _reply_done(
-        self, number: int, outcome: tuple[bool, Any], stored: Any, seconds: float
-    ) -> None:
+    def _reply_done(self, number: int, outcome: tuple[bool, Any], *rest: Any) -> None:
         try:
-            self._reply(DONE, (number, outcome, stored, seconds))
+            self._reply(DONE, (number, outcome, *rest))
         except Exception as error:  # noqa: BLE001  pickle raises anything of anything
             failure = MaybeEncodingError(error, outcome[1])
             info = ExceptionInfo((MaybeEncodingError, failure, error.__traceback__))
-            self._reply(DONE, (number, (False, info), stored, seconds))
+            self._reply(DONE, (number, (False, info), *rest))
 
     def _reply(self, kind: int, arguments: tuple[Any, ...]) -> None:
         """Send a message to the node, in one write."""

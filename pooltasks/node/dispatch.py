@@ -24,24 +24,19 @@ from celery.concurrency.asynpool import AsynPool
 
 from pooltasks.node.jobs import Callbacks, Job, Lane
 from pooltasks.node.replies import Replies
-from pooltasks.node.sharing import share_out
+from pooltasks.node.sharing import AHEAD, MOST, least_loaded, share_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pooltasks.broker.results import StoredResult
+    from pooltasks.node.shortcut import Claims
 
 JOBS = 66
 """Message to a worker: operations to run, in their order."""
 
-_AHEAD = 0.005
-"""Seconds of work that a worker may have been written, beyond one operation."""
-_MOST = 64
-"""Operations that a worker may have been written."""
 _LOOK = 0.02
 """Seconds between two looks at what the workers are running."""
-_LONG = 0.01
-"""Seconds after which an operation is not short, and what waits behind it is taken back."""
 _STUCK = 0.1
 """Seconds after which a worker with several slots should have begun what was written to it."""
 _FORGET = 0.97
@@ -58,6 +53,7 @@ class DispatchPool(AsynPool):
             caches are warm, ``fifo`` the one that has rested longest.
         accepts_first: Says of a task, by name, whether it is acknowledged
             before it runs.
+        claims: Says what a worker may complete itself.
         on_result: Takes the result that a worker made for the caller.
         slots: How many operations a worker runs at once.
         **kwargs: As billiard's.
@@ -71,12 +67,14 @@ class DispatchPool(AsynPool):
         *args: Any,
         strategy: str,
         accepts_first: Callable[[str], bool],
+        claims: Claims,
         on_result: Callable[[StoredResult], None],
         slots: int,
         **kwargs: Any,
     ) -> None:
         self._strategy = strategy
         self._accepts_first = accepts_first
+        self._claims = claims
         self._on_result = on_result
         self.slots = slots
         self._hub: Any = None
@@ -104,7 +102,7 @@ class DispatchPool(AsynPool):
         """Return how many operations a slot may have at a time, as long as they stay as short."""
         if self.slots > 1:
             return 1
-        return max(1, min(_MOST, int(2 * _AHEAD / max(self._recent, 1e-9))))
+        return max(1, min(MOST, int(2 * AHEAD / max(self._recent, 1e-9))))
 
     def is_running(self) -> bool:
         """Return whether the pool takes operations."""
@@ -178,12 +176,12 @@ class DispatchPool(AsynPool):
             reverse=self._strategy == "fifo",
         )
         # The others have enough for now: few long writes cost less than many short ones.
-        hungry = [process for process in open_to if process.lane.load <= _AHEAD / 2]
+        hungry = [process for process in open_to if process.lane.load <= AHEAD / 2]
         batches: dict[int, tuple[Any, list[Job]]] = {}
         while waiting:
             job = waiting[0]
             job.estimate = self._durations.get(job.name, float("inf"))
-            process = idle.pop() if idle else _least_loaded(hungry, job.estimate)
+            process = idle.pop() if idle else least_loaded(hungry, job.estimate)
             if process is None:
                 break
             waiting.popleft()
@@ -207,18 +205,23 @@ class DispatchPool(AsynPool):
             self._uses += 1
             process.lane.used = self._uses
             self.write_stats[process.index] += len(jobs)
-            process.lane.unsent = memoryview(self._frame(jobs))
+            is_alone = self.slots == len(process.lane.jobs) == 1 and not self.outbound_buffer
+            process.lane.unsent = memoryview(self._frame(jobs, is_alone))
             self._write(process)
         self._look_later()
 
-    def _frame(self, jobs: list[Job]) -> bytes:
-        payload = pickle.dumps(
+    def _frame(self, jobs: list[Job], is_alone: bool) -> bytes:
+        operations = [
             (
-                JOBS,
-                [(job.number, job.key, self._accepts_first(job.name), *job.call) for job in jobs],
-            ),
-            pickle.HIGHEST_PROTOCOL,
-        )
+                job.number,
+                job.key,
+                self._accepts_first(job.name),
+                self._claims.of(job) if is_alone else None,
+                *job.call,
+            )
+            for job in jobs
+        ]
+        payload = pickle.dumps((JOBS, operations), pickle.HIGHEST_PROTOCOL)
         return struct.pack("!i", len(payload)) + payload
 
     def _write(self, process: Any) -> None:
@@ -237,13 +240,14 @@ class DispatchPool(AsynPool):
         if fd in self._hub.writers:  # removing what is not there costs a failed call to the kernel
             self._hub.remove_writer(fd)
 
-    def on_done(
+    def on_done(  # noqa: PLR0917  what a worker sends
         self,
         process: Any,
         number: int,
         outcome: tuple[bool, Any],
         stored: StoredResult | None,
         seconds: float,
+        is_completed: bool,
     ) -> None:
         """Take what a worker sent of an operation that is done.
 
@@ -253,6 +257,7 @@ class DispatchPool(AsynPool):
             outcome: Whether it returned, and the value or the error.
             stored: What its caller is to get.
             seconds: How long it kept the worker busy.
+            is_completed: Whether the worker has stored and acknowledged it.
         """
         self.restart_state.R = 0
         process.lane.done += 1
@@ -261,9 +266,11 @@ class DispatchPool(AsynPool):
             return  # it was given up: ended by its time limit, or reserved anew
         name = job.name
         self._durations[name] = max(seconds, self._durations.get(name, 0.0) * _FORGET)
-        self._recent = max(seconds, min(self._recent, 2 * _AHEAD) * _FORGET)
+        self._recent = max(seconds, min(self._recent, 2 * AHEAD) * _FORGET)
         if stored is not None:
             self._on_result(stored)
+        if is_completed:
+            self._claims.completed(job)
         job.accept(process.pid, time.monotonic() - seconds)
         job.end(outcome)
         self.on_job_ready(job.key, None, outcome, process.inqW_fd)
@@ -316,7 +323,7 @@ class DispatchPool(AsynPool):
 
     def _take_back(self, lane: Lane, now: float) -> None:
         number = lane.turn.last()
-        if not lane.jobs or (self.slots == 1 and not _is_long(lane, number, now)):
+        if not lane.jobs or (self.slots == 1 and not lane.is_long(number, now)):
             return
         last = next(reversed(lane.jobs))
         if self.slots > 1 and (last <= number or now - lane.written_at < _STUCK):
@@ -385,16 +392,3 @@ class DispatchPool(AsynPool):
                         os.write(process.inqW_fd, process.lane.unsent) :
                     ]
                 process.inq.put(None)
-
-
-def _is_long(lane: Lane, number: int, now: float) -> bool:
-    """Return whether what the worker began last is still running, and takes long."""
-    since = lane.turn.running().get(number)
-    return since is not None and now - since >= _LONG
-
-
-def _least_loaded(processes: list[Any], estimate: float) -> Any:
-    """Return the worker with the least work that has room for ``estimate`` seconds more."""
-    with_room = (process for process in processes if len(process.lane.jobs) < _MOST)
-    process = min(with_room, key=lambda process: process.lane.load, default=None)
-    return None if process is None or process.lane.load + estimate > _AHEAD else process

@@ -42,6 +42,7 @@ class Gate(bootsteps.StartStopStep):
             qos.gate = lambda count: _allowed(pool, multiplier, count) * pool.depth()
             # Results outlive the connection over which their operations came.
             channel.completion.results = pool.results
+            pool.claims.channel = channel
             channel.last_chance = pool.max_deliveries - 1
             return
         deliver = channel.handlers["BRPOP"]

@@ -159,6 +159,10 @@ class Job(ApplyResult):
         return self._terminated is not None
 
 
+LONG = 0.01
+"""Seconds after which an operation is not short, and what waits behind it is taken back."""
+
+
 @dataclass
 class Lane:
     """What was written to one worker and is not done, oldest first."""
@@ -187,6 +191,11 @@ class Lane:
     def is_stuck(self) -> bool:
         """Return whether the worker has taken up nothing since something was taken back from it."""
         return self.turn.recalled() > self.turn.last()
+
+    def is_long(self, number: int, now: float) -> bool:
+        """Return whether the operation of that number is still running, and takes long."""
+        since = self.turn.running().get(number)
+        return since is not None and now - since >= LONG
 
     def take(self, number: int) -> Job | None:
         """Remove and return the operation of that number."""

@@ -1,9 +1,10 @@
-"""Sharing: which worker gets which operation, where a worker has several slots.
+"""Sharing: which worker gets which operation that no idle one takes.
 
-Nothing is written ahead: a worker has at most as many operations as slots. The
-next goes to the worker that has the fewest. One that was running when a worker
-with several died may be the reason: it gets a worker of its own, so that it
-cannot take others along, nor be taken along by them.
+To a worker with one slot short operations are written ahead. With several
+slots nothing is: a worker has at most as many operations as slots. The next
+goes to the worker that has the fewest. One that was running when a worker with
+several died may be the reason: it gets a worker of its own, so that it cannot
+take others along, nor be taken along by them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pooltasks.node.jobs import Job
+
+AHEAD = 0.005
+"""Seconds of work that a worker with one slot may have been written, beyond one operation."""
+MOST = 64
+"""Operations that it may have been written."""
+
+
+def least_loaded(workers: Iterable[Any], estimate: float) -> Any:
+    """Return the worker with the least work that has room for ``estimate`` seconds more, or None.
+
+    Args:
+        workers: Processes with one slot that can be written to.
+        estimate: Seconds that the operation is expected to take.
+    """
+    with_room = (worker for worker in workers if len(worker.lane.jobs) < MOST)
+    worker = min(with_room, key=lambda worker: worker.lane.load, default=None)
+    return None if worker is None or worker.lane.load + estimate > AHEAD else worker
 
 
 def share_out(

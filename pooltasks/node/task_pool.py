@@ -18,6 +18,7 @@ from pooltasks.node.headroom import Headroom
 from pooltasks.node.process_pool import WarmPool
 from pooltasks.node.sampler import Sampler, Workforce
 from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.shortcut import Claims
 from pooltasks.node.upkeep import Upkeep
 from pooltasks.node.warmup import Plan, summary
 
@@ -58,6 +59,7 @@ class TaskPool(prefork.TaskPool):
         self.scoreboard = Scoreboard()
         self.max_deliveries = settings.max_deliveries
         self.results: list[StoredResult] = []
+        self.claims = Claims(self._acknowledges_first)
         self.Pool = partial(
             WarmPool,
             spares=settings.spares,
@@ -69,6 +71,7 @@ class TaskPool(prefork.TaskPool):
             strategy=settings.strategy,
             slots=settings.slots,
             accepts_first=self._acknowledges_first,
+            claims=self.claims,
             on_result=self._on_result,
         )
         self._backlog = Backlog(self.app, extension.pool)

@@ -95,19 +95,42 @@ def test_what_a_frozen_node_ran_runs_elsewhere_within_its_lease_and_the_node_rej
     start_two_nodes(deployment)
     results, on_first = occupy_both_nodes(deployment, app)
     assert on_first, "the first node ran nothing: the test shows nothing"
+    node = psutil.Process(deployment.nodes[0].pid)
+    frozen = [node, *node.children(recursive=True)]
     frozen_at = time.time()
-    deployment.nodes[0].send_signal(signal.SIGSTOP)
+    for process in frozen:
+        process.suspend()
     try:
         wait_until(lambda: deployment.redis.llen("marks") >= 8 + on_first, "all run again")
         later = [mark["at"] - frozen_at for mark in marks(deployment)[8:]]
         assert max(later) < LEASE_SECONDS + 1.5
     finally:
-        deployment.nodes[0].send_signal(signal.SIGCONT)
+        for process in frozen:
+            process.resume()
     for result in results:
         result.get(timeout=DEADLINE)
     wait_until(lambda: "was taken for dead" in deployment.log(0), "the node notices")
     wait_until(lambda: deployment.redis.zcard("pooltasks:leases") == 2, "it rejoins")
     assert deployment.nodes[0].poll() is None
+
+
+@pytest.mark.timing
+def test_what_workers_run_when_only_their_node_freezes_is_completed_by_them(
+    deployment: Deployment, app: PoolApp
+) -> None:
+    start_two_nodes(deployment)
+    results, on_first = occupy_both_nodes(deployment, app)
+    assert on_first, "the first node ran nothing: the test shows nothing"
+    deployment.nodes[0].send_signal(signal.SIGSTOP)
+    try:
+        for result in results:
+            result.get(timeout=LEASE_SECONDS)
+    finally:
+        deployment.nodes[0].send_signal(signal.SIGCONT)
+    wait_until(
+        lambda: not any(deployment.redis.keys("pooltasks:unacked:*")), "all are acknowledged"
+    )
+    assert deployment.redis.llen("marks") == 8
 
 
 def test_an_operation_that_kills_its_worker_starts_max_deliveries_times(

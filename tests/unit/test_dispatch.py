@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import pickle
 import time
 from collections import deque
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from billiard.pool import RUN
 
+from pooltasks.broker.completion import Completion
 from pooltasks.node.dispatch import DispatchPool
 from pooltasks.node.jobs import Blame, Lane
+from pooltasks.node.shortcut import Claim, Claims
 from pooltasks.node.turn import Turn
 
 
@@ -23,6 +27,7 @@ class Pool(DispatchPool):
         self._cache: dict[int, Any] = {}
         self.outbound_buffer: deque[Any] = deque()
         self.written: list[tuple[int, list[int]]] = []
+        self.claimed: list[Claim | None] = []
         self.results: list[Any] = []
         self.restart_state = SimpleNamespace(R=0)
         self.write_stats = dict.fromkeys(range(workers), 0)
@@ -32,7 +37,9 @@ class Pool(DispatchPool):
         self._strategy = strategy
         self.slots = slots
         self._accepts_first = lambda name: name == "at_most_once"
+        self._claims = Claims(self._accepts_first)
         self._on_result = self.results.append
+        self._tags = count(1)
         self._uses = 0
         self._looks = True  # no loop: the tests look themselves
         self._durations: dict[str, float] = {}
@@ -45,16 +52,19 @@ class Pool(DispatchPool):
         self._fileno_to_inq = {process.inqW_fd: process for process in self._pool}
 
     def _write(self, process: Any) -> None:
+        _, operations = pickle.loads(process.lane.unsent[4:])  # noqa: S301  our own
+        self.claimed += [claim for _, _, _, claim, *_ in operations]
         process.lane.unsent = None
 
     def submit(self, name: str = "op", *, suspect: bool = False, **options: Any) -> Any:
-        return self.apply_async(None, [name, "id", {"suspect": suspect}], **options)
+        request = {"suspect": suspect, "properties": {"delivery_tag": f"tag-{next(self._tags)}"}}
+        return self.apply_async(None, [name, "id", request], **options)
 
     def finish(self, process: Any, seconds: float = 0.0001) -> None:
         number = next(iter(process.lane.jobs))
         process.lane.turn.begin(number)
         process.lane.turn.end()
-        self.on_done(process, number, (True, "value"), None, seconds)
+        self.on_done(process, number, (True, "value"), None, seconds, False)
 
     def loads(self) -> list[int]:
         return [len(process.lane.jobs) for process in self._pool]
@@ -168,8 +178,8 @@ def test_begin_end_and_result_are_told_once_and_in_their_order() -> None:
     process.lane.turn.begin(1)
     pool.accept_begun(process)
     pool.accept_begun(process)
-    pool.on_done(process, 1, (True, "value"), None, 0.1)
-    pool.on_done(process, 1, (True, "value"), None, 0.1)
+    pool.on_done(process, 1, (True, "value"), None, 0.1, False)
+    pool.on_done(process, 1, (True, "value"), None, 0.1, False)
     assert told == ["begins", "ends"]
     assert job.ready()
     assert not pool._cache
@@ -181,8 +191,75 @@ def test_the_result_of_what_was_given_up_is_not_stored() -> None:
     pool.on_poll_start()
     job.discard()
     stored: Any = ("key", b"value", 0)
-    pool.on_done(pool._pool[0], 1, (True, "value"), stored, 0.1)
+    pool.on_done(pool._pool[0], 1, (True, "value"), stored, 0.1, False)
     assert not pool.results
+
+
+class Channel:
+    """What claims know of a channel."""
+
+    stored_unacked_key = "prefix:unacked"
+
+    def __init__(self) -> None:
+        self.completion = Completion()
+
+
+def claiming(pool: Pool) -> Channel:
+    """Give the pool a channel from which its operations come."""
+    channel: Any = Channel()
+    pool._claims.channel = channel
+    return channel
+
+
+def test_a_worker_completes_itself_what_nothing_waits_behind() -> None:
+    pool = Pool(2)
+    claiming(pool)
+    pool.submit()
+    assert pool.claimed == [Claim("prefix:unacked", "tag-1")]
+
+
+def test_its_node_completes_what_goes_in_a_batch_and_what_others_wait_behind() -> None:
+    pool = Pool(2)
+    claiming(pool)
+    pool.knows("op", 0.0005)
+    for _ in range(12):
+        pool.submit()
+    pool.on_poll_start()
+    assert [claim is None for claim in pool.claimed] == [False, False, *[True] * 10]
+
+
+@pytest.mark.parametrize(("name", "slots"), [("at_most_once", 1), ("op", 2)])
+def test_what_is_acknowledged_first_or_shares_its_worker_is_not_claimed(
+    name: str, slots: int
+) -> None:
+    pool = Pool(1, slots=slots)
+    claiming(pool)
+    pool.submit(name)
+    pool.on_poll_start()
+    assert pool.claimed == [None]
+
+
+def test_without_a_channel_that_completes_nothing_is_claimed() -> None:
+    pool = Pool(1)
+    pool.submit()
+    assert pool.claimed == [None]
+
+
+def test_what_its_worker_has_completed_is_not_acknowledged_again() -> None:
+    pool = Pool(1)
+    channel = claiming(pool)
+    told: list[str] = []
+
+    def on_success(_: Any) -> None:
+        channel.completion.acknowledge("tag-1")
+        told.append("acknowledged")
+
+    pool.submit(callback=on_success)
+    pool.on_done(pool._pool[0], 1, (True, "value"), None, 0.1, True)
+    assert told == ["acknowledged"]
+    assert not channel.completion
+    channel.completion.acknowledge("tag-2")
+    assert channel.completion.reservations == ["tag-2"]
 
 
 def begin(process: Any) -> None:

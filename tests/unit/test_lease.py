@@ -36,7 +36,7 @@ class FakeWire:
     def receive(self) -> Any:
         return self._answers.pop(0)
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float) -> bool:  # noqa: ARG002
         return not self.is_silent
 
     def close(self) -> None:
