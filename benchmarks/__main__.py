@@ -189,14 +189,17 @@ def resizing(rounds: int) -> None:
     "traces",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A CSV file with a count a minute in its second column, as one more workload.",
+    help="A CSV file with a count in the second column of each row, as one more workload.",
 )
+@click.option("--row", type=float, help="Seconds that its rows last.  [default: as it says]")
 @click.option("--seeds", type=click.IntRange(min=2), default=20, show_default=True)
 @click.option("--tuning-seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=120), default=1800.0, show_default=True)
 def policies(
+    *,
     names: tuple[str, ...],
     traces: tuple[Path, ...],
+    row: float | None,
     seeds: int,
     tuning_seeds: int,
     seconds: float,
@@ -209,7 +212,7 @@ def policies(
             param_hint="--workload",
         )
     chosen = [catalogue[name] for name in names or (() if traces else tuple(catalogue))]
-    chosen += [workloads.Workload(it.stem, trace(it, mean_rate=100.0)) for it in traces]
+    chosen += [workloads.Workload(it.stem, trace(it, row=row)) for it in traces]
     for comparison in comparisons(chosen, seeds, tuning_seeds, seconds):
         for line in lines(comparison):
             click.echo(line)

@@ -47,7 +47,12 @@ _Known = TypeVar("_Known")
 @click.option(
     "--trace",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A CSV file with a count a minute in its second column, as one more workload.",
+    help="A CSV file with a count in the second column of each row, as one more workload.",
+)
+@click.option(
+    "--row",
+    help="How long a row of --trace lasts: 5min.  [default: what lies between the dates in its "
+    "first column, a minute without dates]",
 )
 @click.option(
     "--events",
@@ -93,6 +98,7 @@ def simulate(
     names: tuple[str, ...],
     shapes: tuple[str, ...],
     trace: Path | None,
+    row: str | None,
     events: Path | None,
     span: str | None,
     pool_name: str | None,
@@ -133,7 +139,7 @@ def simulate(
             mean_run=parse_time(run_time) if run_time else None,
             distribution=service,
         )
-        for workload in _workloads(shapes, trace, events, every=not (trace or events or span))
+        for workload in _workloads(shapes, trace, row, events, every=not span)
     ]
     if span:
         if sources or rate or run_time or service:
@@ -182,16 +188,26 @@ def simulate(
 
 
 def _workloads(
-    names: tuple[str, ...], trace: Path | None, events: Path | None, *, every: bool
+    names: tuple[str, ...],
+    trace: Path | None,
+    row: str | None,
+    events: Path | None,
+    *,
+    every: bool,
 ) -> list[Workload]:
-    """Return the workloads of these names, every one if there are none, and the traces."""
+    """Return the traces and the workloads of these names; if there is neither, ``every`` one."""
     from pooltasks.simulator import traces, workloads  # noqa: PLC0415  as above
+    from pooltasks.simulator.planning import parse_time  # noqa: PLC0415  as above
 
+    if row and not trace:
+        raise click.BadParameter("there is no --trace.", param_hint="--row")
     catalogue = workloads.catalogue()
+    every = every and not (trace or events)
     chosen = names or (tuple(catalogue) if every else ())
     found = list(_chosen("--workload", chosen, catalogue).values())
     if trace:
-        found.append(workloads.Workload(trace.stem, traces.trace(trace)))
+        lasts = parse_time(row) if row else None
+        found.append(workloads.Workload(trace.stem, traces.trace(trace, row=lasts)))
     if events:
         found.append(workloads.Workload(events.stem, traces.events(events)))
     return found

@@ -1,12 +1,19 @@
-"""Rates from files: what was recorded elsewhere, rescaled to the load that is tried."""
+"""Rates from files: what was recorded elsewhere, rescaled to the load that is tried.
+
+The load is rescaled, not the time: a row lasts as long as its file says. A run begins
+anywhere in the file, inside a row too, because when somebody else began to count has
+nothing to do with when a pool is looked at: ticks that fell on the rows' ends would see
+each change a whole tick late.
+"""
 
 from __future__ import annotations
 
 import csv
-import math
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, TypeVar
 
 from pooltasks.errors import ConfigurationError
 from pooltasks.simulator.workloads import STEP
@@ -19,23 +26,29 @@ if TYPE_CHECKING:
     from pooltasks.simulator.workloads import Rates
 
 
-def trace(path: Path, mean_rate: float = 100.0, bucket: float = 60.0) -> Rates:
+_Value = TypeVar("_Value")
+
+MINUTE = 60.0
+
+
+def trace(path: Path, mean_rate: float = 100.0, row: float | None = None) -> Rates:
     """Return the rates of a CSV file, rescaled to ``mean_rate`` operations a second.
 
     Args:
-        path: A header line, then rows whose second column is a count per bucket.
-        mean_rate: Operations a second that the used window is scaled to.
-        bucket: Seconds that one row lasts in the simulation. A window of the
-            needed length starts at a row that the seed chooses.
+        path: A header line, then rows whose second column is a count.
+        mean_rate: Operations a second that the used part is scaled to. The seed
+            chooses where it begins.
+        row: Seconds that one row lasts. None: what lies between the dates and times
+            (ISO 8601) of the first column, the median; a minute if it has no dates.
 
     Raises:
-        ConfigurationError: The file cannot be read or holds no counts.
+        ConfigurationError: The file cannot be read or holds no counts, or its rows
+            last less than the simulator can tell apart.
     """
-    counts = _read_counts(path)
-    return _windows(path, counts, mean_rate, bucket)
+    return _windows(path, _read_counts(path), mean_rate, row or _spacing(path))
 
 
-def events(path: Path, mean_rate: float = 100.0, bucket: float = 60.0) -> Rates:
+def events(path: Path, mean_rate: float = 100.0, bucket: float = MINUTE) -> Rates:
     """Return the rates of a CSV file with a row for each operation, rescaled as a trace's.
 
     Args:
@@ -59,42 +72,59 @@ def _seconds(text: str) -> float:
     """Return the seconds that a number or a date and time says."""
     with suppress(ValueError):
         return float(text)
+    return _date(text)
+
+
+def _date(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
 def _windows(path: Path, counts: list[float], mean_rate: float, bucket: float) -> Rates:
     """Return how a part of ``counts`` is chosen, and brought to the mean rate."""
+    each = round(bucket / STEP)
+    if each < 1:
+        raise ConfigurationError(
+            f"{path} has rows of {bucket:g} s; the simulator knows a rate for {STEP:g} s at least."
+        )
 
     def rates(seconds: float, random: Random) -> list[float]:
-        need = math.ceil(seconds / bucket)
-        window: list[float] = []
+        need, there = round(seconds / STEP), each * len(counts)
         for _attempt in range(100):
-            start = random.randrange(max(1, len(counts) - need))
-            window = counts[start : start + need]
-            if sum(window) > 0:
+            start = random.randrange(max(1, there - need + 1))
+            values = [counts[step % there // each] for step in range(start, start + need)]
+            if total := sum(values):
                 break
         else:
             raise ConfigurationError(f"{path} has no arrivals in its windows of {seconds:g} s.")
-        scale = mean_rate * len(window) / sum(window)
-        values = [count * scale for count in window for _ in range(round(bucket / STEP))]
-        steps = round(seconds / STEP)
-        return (values * math.ceil(steps / len(values)))[:steps]
+        scale = mean_rate * need / total
+        return [value * scale for value in values]
 
     return rates
 
 
-def _read(path: Path, column: int, number: Callable[[str], float], needed: str) -> list[float]:
+def _spacing(path: Path) -> float:
+    """Return the seconds between two rows, as the dates of the first column have it."""
+    stamps = _read(path, 0, str, "a count in the second column of each row")
+    try:
+        times = [_date(stamp) for stamp in stamps]
+    except ValueError:
+        return MINUTE
+    gaps = [after - before for before, after in pairwise(times)]
+    return median(gaps) if gaps else MINUTE
+
+
+def _read(path: Path, column: int, value: Callable[[str], _Value], needed: str) -> list[_Value]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))[1:]
-        numbers = [number(row[column]) for row in rows]
+        values = [value(row[column]) for row in rows]
     except (OSError, UnicodeDecodeError, ValueError, IndexError) as error:
         raise ConfigurationError(
             f"{path} cannot be read as a trace: {error}. It needs a header line and {needed}."
         ) from error
-    if not numbers:
+    if not values:
         raise ConfigurationError(f"{path} is no trace: it has no rows below its first line.")
-    return numbers
+    return values
 
 
 def _read_counts(path: Path) -> list[float]:
