@@ -53,6 +53,13 @@ _OPTIONS = {
         type=click.IntRange(min=0),
         help="Warm workers of each node beyond its size.",
     ),
+    "overflow": click.option(
+        "--overflow",
+        default=0,
+        show_default=True,
+        type=click.IntRange(min=0),
+        help="Temporary workers that each node may have beyond its size.",
+    ),
     "crashes_per_hour": click.option(
         "--crashes",
         "crashes_per_hour",

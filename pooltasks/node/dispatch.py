@@ -25,6 +25,7 @@ from celery.concurrency.asynpool import AsynPool
 from pooltasks.node.jobs import Callbacks, Job, Lane
 from pooltasks.node.replies import Replies
 from pooltasks.node.sharing import AHEAD, MOST, least_loaded, share_out
+from pooltasks.optimizer.overflow import LOOK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 JOBS = 66
 """Message to a worker: operations to run, in their order."""
 
-_LOOK = 0.02
-"""Seconds between two looks at what the workers are running."""
 _STUCK = 0.1
 """Seconds after which a worker with several slots should have begun what was written to it."""
 _FORGET = 0.97
@@ -300,7 +299,7 @@ class DispatchPool(AsynPool):
     def _look_later(self) -> None:
         if not self._looks and self.is_watched():
             self._looks = True
-            self._hub.call_later(_LOOK, self._look)
+            self._hub.call_later(LOOK, self._look)
 
     def _look(self) -> None:
         """See how far the workers are: start the time limits, take back what waits too long."""

@@ -4,8 +4,6 @@ A pure decision: the pool asks for it whenever a worker becomes warm, ends or
 finishes, and when somebody sets another size. A worker that rests is warm and
 gets no operation: it is a spare, or about to end. So a busy worker never has to
 be interrupted: a pool that is to shrink lets the first that finish rest.
-
-For a while there may be more than the size: the overflow, for what no worker has time for.
 """
 
 from __future__ import annotations
@@ -14,10 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-
-_IDLE = 1.0
-"""Seconds for which a temporary worker stays that nothing needs."""
+    from collections.abc import Collection, Sequence
 
 
 @dataclass(frozen=True)
@@ -89,68 +84,3 @@ def moves(staff: Staff, size: int, spares: int) -> Moves:
     if replaced:
         end += [worker for worker in endable if worker in outgoing]
     return Moves(release, rest, end, max(0, size + spares - len(staying)))
-
-
-class Overflow:
-    """How many temporary workers a node has beyond its size.
-
-    The node looks a few times while it works. If at two looks in a row every worker is
-    busy and an operation waits for one, there is one more from then on; one only at a
-    time, because each node of a pool sees the same queue. They are workers like the
-    others: there are more of them for as long as more are needed, and a second longer.
-
-    Args:
-        most: How many there may be.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._needed: list[float] = []  # of each: when it was needed last
-        self._lacked = False
-
-    @property
-    def count(self) -> int:
-        """How many there are to be."""
-        return len(self._needed)
-
-    def take_over(self, number: int) -> None:
-        """Let ``number`` of them count for a size that has grown."""
-        del self._needed[:number]
-
-    def look(
-        self,
-        now: float,
-        size: int,
-        *,
-        serving: int,
-        busy: int,
-        waiting: int,
-        queued: Callable[[], int],
-        room: int | None = None,
-    ) -> bool:
-        """Take note of the workers; return whether more or fewer are wanted now.
-
-        Args:
-            now: Seconds on any clock that never goes back.
-            size: How many there are to be without overflow.
-            serving: How many are given operations.
-            busy: How many of these have as many as they have slots.
-            waiting: How many workers it takes for those that the node has and no worker.
-            queued: The same for those in the queue; asked only where that matters.
-            room: The most workers that the host has room for; None if that is not known.
-        """
-        before = self.count
-        coming = size + before - serving
-        if not waiting and busy >= serving and (before < self.most or coming > 0):
-            waiting = queued()
-        for number in range(min(before, busy + waiting - size)):
-            self._needed[number] = now
-        while self._needed and now - self._needed[-1] >= _IDLE:
-            self._needed.pop()
-        coming = size + self.count - serving
-        lacks = busy >= serving >= size and waiting > coming
-        most = self.most if room is None else min(self.most, room - size)
-        if lacks and self._lacked and self.count < most:
-            self._needed.append(now)
-        self._lacked = lacks
-        return self.count != before

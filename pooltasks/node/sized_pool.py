@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from billiard.pool import RUN
 
 from pooltasks.node.dispatch import DispatchPool
-from pooltasks.node.resizing import Overflow, Staff, moves
+from pooltasks.node.resizing import Staff, moves
+from pooltasks.optimizer.overflow import Overflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable

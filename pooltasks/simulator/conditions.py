@@ -28,6 +28,8 @@ class Conditions:
         nodes: Nodes that share the workers.
         spares: Warm workers of each node beyond its share, which take over at once when
             it is to have more or one of its workers dies.
+        overflow: Temporary workers that each node may have beyond its share, for what no
+            worker has time for.
         crashes_per_hour: Workers that die, all together.
         node_crashes: Nodes that die.
         redelivery: Seconds until a dead worker's operation is back in the queue.
@@ -45,6 +47,7 @@ class Conditions:
     initial: int = 4
     nodes: int = 1
     spares: int = 0
+    overflow: int = 0
     crashes_per_hour: float = 0.0
     node_crashes: tuple[NodeCrash, ...] = ()
     redelivery: float = 0.08

@@ -15,7 +15,9 @@ from heapq import heapify, heappop, heappush
 from random import Random
 from typing import TYPE_CHECKING
 
+from pooltasks.optimizer.overflow import LOOK, Overflow
 from pooltasks.optimizer.policies.observation import Observation
+from pooltasks.simulator.node import Node
 
 if TYPE_CHECKING:
     from pooltasks.optimizer.policies.observation import Policy
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 class _Kind:
     """Kinds of events: plain integers, because the heap compares them."""
 
-    DONE, WARM, ACTUATE, CRASH, NODE_DOWN, NODE_UP, REDELIVER, TICK = range(8)
+    DONE, WARM, ACTUATE, CRASH, NODE_DOWN, NODE_UP, REDELIVER, LOOK, TICK = range(9)
 
 
 @dataclass(frozen=True)
@@ -60,40 +62,6 @@ class Run:
         return self.late / self.operations if self.operations else 0.0
 
 
-@dataclass
-class _Counters:
-    """What a node counts since its start."""
-
-    started: int = 0
-    late: int = 0
-    wait_sum: float = 0.0
-    completed: int = 0
-    service_sum: float = 0.0
-    service_squares: float = 0.0
-
-    def copy(self) -> _Counters:
-        return _Counters(**vars(self))
-
-
-class _Node:
-    def __init__(self) -> None:
-        self.alive = True
-        self.target = 0
-        self.members: set[int] = set()  # every worker: warming, resting, idle, busy
-        self.warming: set[int] = set()
-        self.resting: list[int] = []  # warm, and given nothing: spares
-        self.retiring = 0  # busy workers that rest when they finish
-        self.forks_until = 0.0  # it forks one worker after another
-        self.counters = _Counters()
-        self.sent: deque[tuple[float, _Counters]] = deque()  # (taken at, sample), on their way
-        self.seen = _Counters()  # the newest sample that has arrived
-        self.seen_of = 0.0  # when that was taken
-
-    @property
-    def serving(self) -> int:
-        return len(self.members) - len(self.warming) - len(self.resting)
-
-
 class Simulation:
     """One run of ``policy`` on ``arrivals``. Use it once."""
 
@@ -105,8 +73,8 @@ class Simulation:
         self.conditions = conditions
         self.random = Random(f"{seed}:failures")  # noqa: S311  a simulation, no secret
         self.waits = array("d", [-1.0]) * len(arrivals.times)
-        self.nodes = [_Node() for _ in range(conditions.nodes)]
-        self.node_of: list[_Node] = []  # by worker
+        self.nodes = [Node(conditions.overflow) for _ in range(conditions.nodes)]
+        self.node_of: list[Node] = []  # by worker
         self.idle: dict[int, None] = {}  # the newest last: taken first, as prefork does
         self.running: dict[int, int] = {}  # worker → operation
         self.queue: deque[int] = deque()
@@ -136,6 +104,8 @@ class Simulation:
         self.heap += [(conditions.tick, _Kind.TICK, 0)]
         for index, crash in enumerate(conditions.node_crashes):
             self.heap.append((crash.at, _Kind.NODE_DOWN, index))
+        if conditions.overflow:
+            self.heap.append((LOOK, _Kind.LOOK, 0))
         heapify(self.heap)
         if conditions.crashes_per_hour:
             self._next_crash(0.0)
@@ -211,8 +181,12 @@ class Simulation:
                 self._warmed(subject, now)
             case _Kind.ACTUATE:
                 for node, target in zip(self.nodes, self.plans.popleft(), strict=True):
+                    node.overflow.take_over(max(0, target - node.target))
                     node.target = target
                     self._resize(node, now)
+            case _Kind.LOOK:
+                self._look(now)
+                heappush(self.heap, (now + LOOK, _Kind.LOOK, 0))
             case _Kind.CRASH:
                 if self.workers:
                     alive = sorted(worker for node in self.nodes for worker in node.members)
@@ -229,7 +203,7 @@ class Simulation:
                 self._tick(now)
                 heappush(self.heap, (now + self.conditions.tick, _Kind.TICK, 0))
 
-    def _fork(self, node: _Node, now: float) -> int:
+    def _fork(self, node: Node, now: float) -> int:
         self._account(now)
         worker = len(self.node_of)
         self.node_of.append(node)
@@ -246,38 +220,52 @@ class Simulation:
         node = self.node_of[worker]
         if worker not in node.warming:
             return  # given up, or died
-        needed = node.serving < node.target
+        needed = node.serving < node.wanted
         node.warming.remove(worker)
         if needed:
             self._serve(worker, now)
         else:
             node.resting.append(worker)
 
-    def _resize(self, node: _Node, now: float) -> None:
+    def _resize(self, node: Node, now: float) -> None:
         """Have as many serve as are wanted, and as many rest as there are to be spares.
 
         Who rests serves before anybody is forked; a busy worker rests when it finishes.
         """
         if not node.alive:
             return
-        while node.resting and node.serving < node.target:
+        while node.resting and node.serving < node.wanted:
             self._serve(node.resting.pop(), now)
-        surplus = max(0, node.serving - node.target)
+        surplus = max(0, node.serving - node.wanted)
         idle = [worker for worker in self.idle if self.node_of[worker] is node][:surplus]
         for worker in idle:
             del self.idle[worker]
             node.resting.append(worker)
         node.retiring = surplus - len(idle)
         self._end_surplus(node, now)
-        for _ in range(node.target + self.conditions.spares - len(node.members)):
+        for _ in range(node.wanted + self.conditions.spares - len(node.members)):
             worker = self._fork(node, now)
             node.warming.add(worker)
             node.forks_until = max(now, node.forks_until) + self.conditions.fork
             heappush(self.heap, (node.forks_until + self.conditions.warm_up, _Kind.WARM, worker))
 
-    def _end_surplus(self, node: _Node, now: float) -> None:
+    def _look(self, now: float) -> None:
+        """Let each node have another temporary worker, or fewer, as it looks at its own."""
+        for node in self.nodes:
+            idle = sum(self.node_of[worker] is node for worker in self.idle)
+            if node.alive and node.overflow.look(
+                now,
+                node.target,
+                serving=node.serving,
+                busy=node.serving - idle,
+                waiting=0,
+                queued=lambda: len(self.queue),
+            ):
+                self._resize(node, now)
+
+    def _end_surplus(self, node: Node, now: float) -> None:
         """Let go: warming workers first, the youngest first of all, then those that rest."""
-        surplus = max(0, len(node.members) - node.target - self.conditions.spares)
+        surplus = max(0, len(node.members) - node.wanted - self.conditions.spares)
         for worker in sorted(node.warming, reverse=True)[:surplus]:
             node.warming.remove(worker)
             self._remove(worker, now)
@@ -308,6 +296,7 @@ class Simulation:
         crash = self.conditions.node_crashes[index]
         node = self.nodes[crash.node]
         node.alive = False
+        node.overflow = Overflow(self.conditions.overflow)
         for worker in sorted(node.members):
             self._crash(worker, now)
         heappush(self.heap, (now + crash.outage, _Kind.NODE_UP, crash.node))

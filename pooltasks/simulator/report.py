@@ -216,10 +216,10 @@ def _one_seed(
 ) -> tuple[Run, dict[str, Run]]:
     """Return the oracle's run and every policy's, all from the oracle's first size.
 
-    The oracle has no spares: it is never surprised.
+    The oracle has no spares and no overflow: it is never surprised.
     """
     start = replace(setting.conditions, initial=setting.oracle().size_at(0.0, 0.0))
-    without = replace(start, spares=0)
+    without = replace(start, spares=0, overflow=0)
     oracle = Simulation(setting.arrivals, setting.oracle(), without, seed).run()
     runs = {
         name: oracle

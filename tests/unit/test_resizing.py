@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooltasks.node.resizing import Moves, Overflow, Staff, moves
+from pooltasks.node.resizing import Moves, Staff, moves
 
 
 def test_a_pool_of_the_right_size_is_left_alone():
@@ -91,107 +91,3 @@ def test_an_outgoing_worker_goes_first_when_the_pool_shrinks():
     assert moves(Staff(serving=[1, 2], cold=[3], outgoing={1}), size=1, spares=0) == Moves(
         rest=[1], end=[3, 1]
     )
-
-
-def looks(overflow, *seen, size=2, start=0.0, room=None):
-    """Look every 20 ms; each time at how many serve, how many are busy and how many wait."""
-    for number, one in enumerate(seen):
-        look(overflow, start + number / 50, size, one, room)
-    return overflow.count
-
-
-def look(overflow, now, size, seen, room=None):
-    serving, busy, waiting = seen
-    return overflow.look(
-        now, size, serving=serving, busy=busy, waiting=waiting, queued=lambda: 0, room=room
-    )
-
-
-def test_a_temporary_worker_comes_when_an_operation_has_waited_for_one():
-    assert looks(Overflow(3), (2, 2, 1)) == 0
-    assert looks(Overflow(3), (2, 2, 1), (2, 2, 0), (2, 2, 1)) == 0
-    assert looks(Overflow(3), (2, 2, 1), (2, 2, 1)) == 1
-    assert looks(Overflow(3), (2, 1, 1), (2, 1, 1)) == 0
-
-
-def test_one_that_comes_counts_for_one_that_waits():
-    assert looks(Overflow(3), *[(2, 2, 1)] * 9) == 1
-    assert looks(Overflow(3), *[(2, 2, 2)] * 3) == 2
-    assert looks(Overflow(3), *[(2, 2, 9)] * 9) == 3
-
-
-def test_there_is_no_overflow_while_workers_of_the_size_are_lacking():
-    assert looks(Overflow(3), *[(1, 1, 5)] * 9) == 0
-    assert looks(Overflow(3), *[(0, 0, 5)] * 9) == 0
-
-
-def test_overflow_stays_within_the_room_of_the_host():
-    assert looks(Overflow(3), *[(2, 2, 9)] * 9, room=3) == 1
-    assert looks(Overflow(3), *[(2, 2, 9)] * 9, room=1) == 0
-
-
-def test_temporary_workers_go_when_they_were_not_needed_for_a_second():
-    overflow = Overflow(3)
-    assert looks(overflow, *[(2, 2, 2)] * 3) == 2
-    # One of the two goes on being needed.
-    assert looks(overflow, *[(4, 3, 0)] * 40, start=0.1) == 2
-    assert looks(overflow, *[(4, 3, 0)] * 20, start=0.9) == 1
-    assert looks(overflow, *[(3, 0, 0)] * 40, start=1.3) == 1
-    assert looks(overflow, (3, 0, 0), start=2.3) == 0
-
-
-def test_one_that_is_still_cold_is_kept_while_something_waits_for_it():
-    overflow = Overflow(1)
-    assert looks(overflow, *[(2, 2, 1)] * 200) == 1
-    assert looks(overflow, *[(2, 2, 0)] * 60, start=4.0) == 0
-
-
-def test_what_is_in_the_queue_waits_too_and_is_asked_for_only_where_that_matters():
-    def of(serving, busy, waiting=0):
-        asked = []
-        overflow.look(
-            0.0,
-            2,
-            serving=serving,
-            busy=busy,
-            waiting=waiting,
-            queued=lambda: asked.append(1) or 5,
-        )
-        return len(asked)
-
-    overflow = Overflow(1)
-    assert of(2, 1) == 0
-    assert of(2, 2, waiting=1) == 0
-    assert of(2, 2) == 1
-    assert overflow.count == 1
-    assert of(2, 2) == 1  # one is on its way: is it still of use?
-    assert of(3, 3) == 0  # more there cannot be
-
-
-def test_a_size_that_grows_takes_temporary_workers_over():
-    overflow = Overflow(3)
-    assert looks(overflow, *[(2, 2, 9)] * 4) == 3
-    overflow.take_over(2)
-    assert overflow.count == 1
-    overflow.take_over(5)
-    assert overflow.count == 0
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), max_size=60),
-    st.integers(0, 4),
-    st.integers(1, 5),
-    st.none() | st.integers(0, 9),
-)
-def test_overflow_stays_within_its_bounds_and_ends(seen, most, size, room):
-    overflow = Overflow(most)
-    for number, one in enumerate(seen):
-        before = overflow.count
-        changed = look(overflow, number / 50, size, one, room)
-        assert changed == (overflow.count != before)
-        assert 0 <= overflow.count <= min(most, before + 1)
-        if overflow.count > before:
-            assert room is None or size + overflow.count <= room
-    end = len(seen) / 50 + 1
-    look(overflow, end, size, (size + overflow.count, 0, 0))
-    assert overflow.count == 0

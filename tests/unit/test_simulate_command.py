@@ -76,12 +76,15 @@ def test_simulate_prints_json_for_a_trace(tmp_path):
     path.write_text("minute,count\n1,5\n2,10\n3,5\n4,8\n")
     result = ran(
         *("simulate", "--policy", "fixed", "--trace", str(path), "--rate", "50/s"),
-        *("--seeds", "1", "--seconds", "120", "--json"),
+        *("--row", "30s", "--seeds", "1", "--seconds", "120", "--json"),
     )
     assert result.exit_code == 0
     (row,) = [json.loads(line) for line in result.output.splitlines()]
     assert (row["workload"], row["policy"]) == ("mine", "fixed")
     assert set(row["violations"]) == {"mean", "low", "high"}
+    result = ran("simulate", "--workload", "steady", "--row", "5min")
+    assert result.exit_code == 2
+    assert "there is no --trace" in result.output
 
 
 def test_simulate_runs_under_the_given_conditions():
@@ -92,10 +95,17 @@ def test_simulate_runs_under_the_given_conditions():
         *("--nodes", "2", "--node-crash", "70", "--node-crash", "90", "--crashes", "600"),
         *("--lost", "20", "--late", "1", "--tick", "2", "--actuation", "1", "--warm-up", "3"),
     )
+    temporary = ran(*base, "--workload", "flash", "--overflow", "8", "--size", "4")
+    fewer = ran(*base, "--workload", "flash", "--size", "4")
     assert plain.exit_code == broken.exit_code == 0
     calm, rough = (json.loads(result.output)["violations"]["mean"] for result in (plain, broken))
     assert calm <= 0.03
     assert rough > 2 * calm + 0.05  # half the workers are gone twice
+    shares = [
+        json.loads(result.output.splitlines()[-1])["violations"]["mean"]
+        for result in (temporary, fewer)
+    ]
+    assert shares[0] < shares[1] / 2
 
 
 def test_simulate_draws_service_times_as_told():

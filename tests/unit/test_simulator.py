@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from itertools import pairwise
 from random import Random
 from statistics import fmean, stdev
@@ -16,6 +17,7 @@ from pooltasks.simulator.report import compare, policies, student_t, table
 from pooltasks.simulator.workloads import (
     LOGNORMAL_SCV,
     STEP,
+    Arrivals,
     Service,
     Workload,
     catalogue,
@@ -189,6 +191,52 @@ def test_spares_take_the_places_of_workers_that_die():
     assert with_spares.violations < 0.02 < without.violations
 
 
+def test_a_temporary_worker_comes_at_the_second_look_and_goes_a_second_after_the_need():
+    def waits_and_cost(**conditions):
+        arrivals = Arrivals(
+            array("d", [5.0, 5.01]), array("d", [5.0, 3.0]), [0.2] * 200, 20.0, Service()
+        )
+        run = Simulation(arrivals, Fixed(1), Conditions(initial=1, warm_in=0.0, **conditions)).run()
+        return run.waits[1], run.worker_seconds
+
+    assert waits_and_cost() == (pytest.approx(4.99), pytest.approx(20.0))
+    wait, worker_seconds = waits_and_cost(overflow=3)
+    # Two looks, 20 ms apart, then half a second of warm-up.
+    assert 0.52 <= wait <= 0.54
+    # It begins at 5.51 + wait, works for 3 s, and leaves a second later.
+    assert worker_seconds == pytest.approx(20.0 + (wait - 0.5) + 0.5 + 3.0 + 1.0, abs=0.05)
+    # A spare serves at once, another warms behind it.
+    wait, worker_seconds = waits_and_cost(overflow=3, spares=1)
+    assert 0.02 <= wait <= 0.04
+    assert worker_seconds == pytest.approx(40.0 + 3.0 + 1.0, abs=0.05)
+
+
+def test_a_size_that_grows_takes_the_temporary_workers_over():
+    sequence = Workload("growth", steady(300.0)).sequence(0, 20.0)
+    policy = Wanted(lambda now: 16 if now >= 5.0 else 2)
+    conditions = Conditions(initial=2, warm_in=0.0, overflow=14, warm_up=0.0)
+    run = Simulation(sequence, policy, conditions).run()
+    # The fourteen come within the first second; until 5.15 they are the overflow, then
+    # of the size, and fourteen others come, because even sixteen do not keep up.
+    assert run.worker_seconds == pytest.approx(16 * 5.15 + 30 * 14.85, rel=0.02)
+
+
+def test_each_node_has_its_own_overflow():
+    sequence = Workload("more", steady(300.0)).sequence(0, 20.0)
+    conditions = Conditions(initial=2, nodes=2, warm_in=0.0, overflow=3)
+    run = Simulation(sequence, Fixed(2), conditions).run()
+    assert run.worker_seconds == pytest.approx(8 * 20.0, rel=0.02)
+
+
+def test_a_node_that_comes_back_begins_without_overflow():
+    crash = NodeCrash(at=10.0, node=0, outage=5.0)
+    sequence = Workload("more", steady(300.0)).sequence(0, 20.0)
+    conditions = Conditions(initial=2, warm_in=0.0, overflow=4, node_crashes=(crash,))
+    run = Simulation(sequence, Fixed(2), conditions).run()
+    assert run.lost == 0
+    assert run.worker_seconds == pytest.approx(6 * 15.0, rel=0.03)
+
+
 @pytest.mark.parametrize("spares", [0, 3])
 def test_shrinking_never_kills_a_busy_worker(spares):
     random = Random(11)
@@ -198,6 +246,7 @@ def test_shrinking_never_kills_a_busy_worker(spares):
         initial=20,
         nodes=3,
         spares=spares,
+        overflow=spares,
     )
     assert run.lost == 0
     assert run.resizes > 200

@@ -1,0 +1,56 @@
+"""A simulated node: its share of the workers, and what it counts and tells of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from pooltasks.optimizer.overflow import Overflow
+
+
+@dataclass
+class Counters:
+    """What a node counts since its start."""
+
+    started: int = 0
+    late: int = 0
+    wait_sum: float = 0.0
+    completed: int = 0
+    service_sum: float = 0.0
+    service_squares: float = 0.0
+
+    def copy(self) -> Counters:
+        """Return what is counted by now."""
+        return Counters(**vars(self))
+
+
+class Node:
+    """A node: its workers, by number, and what it counts.
+
+    Args:
+        overflow: How many temporary workers it may have beyond its share.
+    """
+
+    def __init__(self, overflow: int) -> None:
+        self.alive = True
+        self.target = 0
+        self.overflow = Overflow(overflow)
+        self.members: set[int] = set()  # every worker: warming, resting, idle, busy
+        self.warming: set[int] = set()
+        self.resting: list[int] = []  # warm, and given nothing: spares
+        self.retiring = 0  # busy workers that rest when they finish
+        self.forks_until = 0.0  # it forks one worker after another
+        self.counters = Counters()
+        self.sent: deque[tuple[float, Counters]] = deque()  # (taken at, sample), on their way
+        self.seen = Counters()  # the newest sample that has arrived
+        self.seen_of = 0.0  # when that was taken
+
+    @property
+    def wanted(self) -> int:
+        """How many are to serve now, temporary ones too."""
+        return self.target + self.overflow.count
+
+    @property
+    def serving(self) -> int:
+        """How many are given operations."""
+        return len(self.members) - len(self.warming) - len(self.resting)
