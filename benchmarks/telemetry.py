@@ -26,6 +26,7 @@ from pooltasks.metrics.sample import Resources, Sample
 from pooltasks.metrics.samples import HISTORY, SampleStore
 from pooltasks.metrics.standings import Standings
 from pooltasks.node.events import OperationEvents
+from pooltasks.node.notes import ended
 from pooltasks.node.row import Row
 from pooltasks.node.sampler import Sampler, Workforce
 from pooltasks.node.scoreboard import Scoreboard
@@ -252,8 +253,8 @@ class _Node:
             row = self._rows[number % _WORKERS]
             name = f"workers.code.operation_{source.randrange(self._operations)}"
             wait, run = source.expovariate(50), source.expovariate(10)
-            row.start(name, wait)
-            row.finish(name, Outcome.SUCCESS, None, run, wait + run)
+            row.start(name, wait, time.monotonic())
+            row.finish(name, ended(Outcome.SUCCESS), run, wait + run, time.monotonic())
         began = time.thread_time()
         self.sampler.sample()
         return time.thread_time() - began

@@ -56,6 +56,11 @@ class ServerClock:
         ahead = self._words[_AHEAD]
         return time.monotonic() + ahead if ahead else time.time()
 
+    def at(self, moment: float) -> float:
+        """Return what :meth:`now` was at a moment of the host's monotonic clock, in seconds."""
+        ahead = self._words[_AHEAD]
+        return moment + ahead if ahead else time.time() + moment - time.monotonic()
+
     @property
     def error(self) -> float | None:
         """Seconds by which :meth:`now` may be wrong; None if the server has not answered yet."""

@@ -16,7 +16,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from itertools import accumulate, repeat
-from math import log
+from math import log2
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,8 +28,11 @@ LOWEST = 1e-6
 HIGHEST = 1e5
 """Seconds. What is longer falls into the last bucket."""
 
-_SCALE = 1 / math.log(GROWTH)
-BUCKETS = 2 + math.floor(math.log(HIGHEST / LOWEST) * _SCALE)
+_OCTAVE = 1 / log2(GROWTH)
+"""Buckets in which durations double."""
+# A hair more, so that rounding leaves the lower end of a bucket in it.
+_FIRST = 1 + 1e-12 - log2(LOWEST) * _OCTAVE
+BUCKETS = 2 + math.floor(log2(HIGHEST / LOWEST) * _OCTAVE)
 
 
 def bucket_of(seconds: float) -> int:
@@ -38,14 +41,14 @@ def bucket_of(seconds: float) -> int:
         return 0
     if seconds >= HIGHEST:
         return BUCKETS - 1
-    return 1 + int(log(seconds / LOWEST) * _SCALE)
+    return int(log2(seconds) * _OCTAVE + _FIRST)
 
 
-def buckets_of(durations: Sequence[float]) -> list[int]:
-    """Return the buckets of many durations; see :func:`bucket_of`."""
-    if durations and min(durations) >= LOWEST and max(durations) < HIGHEST:
-        return [1 + int(log(seconds / LOWEST) * _SCALE) for seconds in durations]
-    return list(map(bucket_of, durations))
+def buckets_of(durations: Iterable[float]) -> list[int]:
+    """Return the buckets of many durations of at most ``HIGHEST``; see :func:`bucket_of`."""
+    return [
+        int(log2(seconds) * _OCTAVE + _FIRST) if seconds >= LOWEST else 0 for seconds in durations
+    ]
 
 
 def lower_bound(bucket: int) -> float:

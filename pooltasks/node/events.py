@@ -18,7 +18,8 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from pooltasks import telemetry
 from pooltasks.errors import categorize
-from pooltasks.task import Operation, clocked, taken, waited
+from pooltasks.node.notes import ended
+from pooltasks.task import Operation, clocked, since, taken
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from pooltasks.app import PoolApp
     from pooltasks.node.row import Row
 
+# To look up a member takes ten times as long.
+_SUCCESS, _RETRY = Outcome.SUCCESS, Outcome.RETRY
+_SUCCEEDED = ended(Outcome.SUCCESS)
 _AT_START = ("worker.checkout", "operation.start")
 _AT_END = ("operation.stop", "operation.exception", "error", "worker.checkin")
 
@@ -45,7 +49,7 @@ class OperationEvents:
     def __init__(self, app: PoolApp, pool: str, row: Row) -> None:
         self.pool = pool
         self._app = app
-        self._now = app.pooltasks.clock.now
+        self._server_time = app.pooltasks.clock.at
         self._row = row
         self.worker = os.getpid()
         self._operation = ""
@@ -59,13 +63,18 @@ class OperationEvents:
             operation: Its name.
             request: What its message says, as Celery's tracer gets it.
         """
-        self._operation, self._request = operation, request
+        self._operation, self._request, self._wait = operation, request, None
         clocked.run = None
-        # What comes back from a dead worker or node had its wait before.
-        self._wait = None if _redelivered(request) else waited(request, self._now())
-        self._row.start(operation, self._wait)
-        if telemetry.has_listener(_AT_START):
-            measurements = {"wait": self._wait}
+        now = time.monotonic()
+        delivery = request.get("delivery_info")
+        if delivery and delivery.get("redelivered"):
+            wait = None  # what comes back from a dead worker or node had its wait before
+        else:
+            wait = since(request.get("published_at"), self._server_time(now))
+        self._row.start(operation, wait, now)
+        self._wait = wait  # of an operation that has begun
+        if telemetry.handlers and telemetry.has_listener(_AT_START):
+            measurements = {"wait": wait}
             metadata = self._metadata()
             telemetry.execute("worker.checkout", measurements, metadata)
             telemetry.execute("operation.start", measurements, metadata)
@@ -76,20 +85,24 @@ class OperationEvents:
         Args:
             einfo: What Celery says that it raised, None if it returned.
         """
+        now = time.monotonic()
         request, run = self._request, clocked.run
-        outcome, error, category = Outcome.SUCCESS, None, None
+        outcome, error, category, end = _SUCCESS, None, None, _SUCCEEDED
         if einfo is not None:
             outcome, error = _outcome(einfo)
             category = None if error is None else categorize(error)
-        # What is run again has no result yet.
-        latency = None if outcome is Outcome.RETRY else taken(request, self._now())
-        busy = None
+            end = ended(outcome, category)
+        busy = now - self._row.started
+        if outcome is _RETRY:
+            latency = None  # what is run again has no result yet
+        elif self._wait is None or "submitted_at" in request:
+            latency = taken(request, self._server_time(now))
+        else:
+            latency = self._wait + busy
         if run is None and not isinstance(self._app.tasks.get(self._operation), Operation):
-            run = busy = time.monotonic() - self._row.started  # not timed from inside
-        self._row.finish(self._operation, outcome, category, run, latency)
-        if telemetry.has_listener(_AT_END):
-            if busy is None:
-                busy = time.monotonic() - self._row.started
+            run = busy  # not timed from inside
+        self._row.finish(self._operation, end, run, latency, now)
+        if telemetry.handlers and telemetry.has_listener(_AT_END):
             self._tell(
                 {"wait": self._wait, "run": run, "busy": busy, "latency": latency},
                 {**self._metadata(), "outcome": outcome, "category": category, "exception": error},
@@ -106,19 +119,15 @@ class OperationEvents:
 
     def _metadata(self) -> dict[str, Any]:
         request = self._request
+        delivery = request.get("delivery_info")
         return {
             "pool": self.pool,
             "operation": self._operation,
             "id": request["id"],
             "worker": self.worker,
             "retries": request.get("retries", 0),
-            "redelivered": _redelivered(request),
+            "redelivered": bool(delivery and delivery.get("redelivered")),
         }
-
-
-def _redelivered(request: Mapping[str, Any]) -> bool:
-    delivery = request.get("delivery_info")
-    return bool(delivery and delivery.get("redelivered"))
 
 
 def _outcome(einfo: ExceptionInfo) -> tuple[Outcome, BaseException | None]:

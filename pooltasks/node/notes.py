@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections import Counter
-from operator import add
 from typing import TYPE_CHECKING
 
 from pooltasks.errors import Category
-from pooltasks.metrics.histogram import BUCKETS, buckets_of
+from pooltasks.metrics.histogram import BUCKETS, HIGHEST, buckets_of
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pooltasks.metrics.counts import Counts
 
@@ -36,67 +36,94 @@ LATENCY = RUN + BUCKETS
 TABLE = LATENCY + BUCKETS
 
 START = struct.Struct("=qdd")
-"""First half of a note: table, wait, monotonic seconds of the start."""
-END = struct.Struct("=qqddd")
-"""Second half: words of the outcome and of the category in a table (0: no error), run, busy,
-latency. All times in seconds, and -1 if not known."""
+"""First part of a note: table, wait, monotonic seconds of the start."""
+END = struct.Struct("=qddd")
+"""Second part: how it ended (its table and :func:`ended`), run, busy, latency.
+All times are in seconds, and -1 if not known."""
 NOTE = struct.Struct(START.format + END.format[1:])
+NOTE_BYTES = NOTE.size
 
-OUTCOME_WORD = {outcome: OUTCOME + place for place, outcome in enumerate(OUTCOMES)}
-CATEGORY_WORD: Mapping[Category | None, int] = {
+_WORDS = NOTE_BYTES // 8
+_TABLE, _WAIT, _STARTED, _ENDED, _RUN, _BUSY, _LATENCY = range(_WORDS)
+
+_OUTCOME_END = {outcome: OUTCOME + place << 8 for place, outcome in enumerate(OUTCOMES)}
+_CATEGORY_END: Mapping[Category | None, int] = {
     None: 0,
     **{category: CATEGORY + place for place, category in enumerate(CATEGORIES)},
 }
+TABLE_SHIFT = 16
+"""Bits of :func:`ended` below the table in a note."""
+
+
+def ended(outcome: Outcome, category: Category | None = None) -> int:
+    """Return how an operation ended as a number: the words of both in its table."""
+    return _OUTCOME_END[outcome] | _CATEGORY_END[category]
+
+
 _CHUNK, _LINE = 64 * 8, 16 * 8
 """Bytes that are compared at a time, at first and where they differ."""
 
 
-def amounts(notes: bytes) -> Counter[int]:
+def amounts(notes: bytes) -> dict[int, int]:
     """Return by how much notes, whose operations have ended, change which words of a row."""
-    sums: Counter[int] = Counter()
+    sums: dict[int, int] = {}
     if not notes:
         return sums
-    tables, waits, _, outcomes, categories, runs, busy, latencies = zip(
-        *NOTE.iter_unpack(notes), strict=True
-    )
-    sums.update(map(add, tables, outcomes))
-    if any(categories):
-        sums.update(
-            table + category for table, category in zip(tables, categories, strict=True) if category
-        )
-    _add_seconds(sums, BUSY, tables, busy)
-    add_durations(sums, WAIT_SUM, WAIT, tables, waits)
-    add_durations(sums, RUN_SUM, RUN, tables, runs)
-    add_durations(sums, LATENCY_SUM, LATENCY, tables, latencies)
+    integers, seconds = array("q", notes), array("d", notes)
+    for table, outcome, category, times in _ends(integers[_ENDED::_WORDS]):
+        sums[table + outcome] = sums.get(table + outcome, 0) + times
+        if category:
+            sums[table + category] = sums.get(table + category, 0) + times
+    columns = [seconds[word::_WORDS].tolist() for word in (_BUSY, _WAIT, _RUN, _LATENCY)]
+    for table, its in _by_table(integers[_TABLE::_WORDS].tolist(), columns):
+        busy, waits, runs, latencies = its
+        sums[table + BUSY] = round(sum(busy) * 1e9)
+        set_durations(sums, table + WAIT_SUM, table + WAIT, waits)
+        set_durations(sums, table + RUN_SUM, table + RUN, runs)
+        set_durations(sums, table + LATENCY_SUM, table + LATENCY, latencies)
     return sums
 
 
-def add_durations(
-    sums: Counter[int], total: int, first: int, tables: Sequence[int], durations: Sequence[float]
-) -> None:
-    """Add durations to the sum and the buckets of their tables; those below 0 are not known."""
+def set_durations(sums: dict[int, int], total: int, first: int, durations: Sequence[float]) -> None:
+    """Store durations as a sum and in buckets, of which the first has the place ``first``.
+
+    Those below 0 are not known, and not counted.
+    """
     if min(durations) < 0:
-        known = [it for it in zip(tables, durations, strict=True) if it[1] >= 0]
-        if not known:
-            return
-        tables, durations = [it[0] for it in known], [it[1] for it in known]
-    sums.update(map(add, tables, [first + bucket for bucket in buckets_of(durations)]))
-    _add_seconds(sums, total, tables, durations)
+        durations = [seconds for seconds in durations if seconds >= 0]
+    durations = _capped(durations)
+    for bucket, times in Counter(buckets_of(durations)).items():
+        sums[first + bucket] = times
+    # The same durations in the same order are the same sum, whoever adds them up.
+    sums[total] = round(sum(durations) * 1e9)
 
 
-def _add_seconds(
-    sums: Counter[int], word: int, tables: Sequence[int], durations: Sequence[float]
-) -> None:
-    # Each is rounded: whoever adds them up in other parts gets the same.
-    rounded = [int(seconds * 1e9) for seconds in durations]
+def _capped(durations: Sequence[float]) -> Sequence[float]:
+    """Return durations of which none is longer than what a histogram holds."""
+    if max(durations, default=0.0) <= HIGHEST:
+        return durations
+    return [min(seconds, HIGHEST) for seconds in durations]
+
+
+def _by_table(
+    tables: list[int], columns: list[list[float]]
+) -> Iterator[tuple[int, list[list[float]]]]:
+    """Return each table with its part of the columns, which go along ``tables``."""
     if tables.count(tables[0]) == len(tables):
-        sums[tables[0] + word] += sum(rounded)
+        yield tables[0], columns
         return
-    whole = dict.fromkeys(tables, 0)
-    for table, nanoseconds in zip(tables, rounded, strict=True):
-        whole[table] += nanoseconds
-    for table, nanoseconds in whole.items():
-        sums[table + word] += nanoseconds
+    order = sorted(range(len(tables)), key=tables.__getitem__)
+    columns = [list(map(column.__getitem__, order)) for column in columns]
+    end = 0
+    for table, times in sorted(Counter(tables).items()):
+        begin, end = end, end + times
+        yield table, [column[begin:end] for column in columns]
+
+
+def _ends(ends: Iterable[int]) -> Iterator[tuple[int, int, int, int]]:
+    """Count how operations ended: table, words in it of the outcome and category, times."""
+    for ended, times in Counter(ends).items():
+        yield ended >> TABLE_SHIFT, ended >> 8 & 0xFF, ended & 0xFF, times
 
 
 def count(
@@ -115,9 +142,10 @@ def count(
     """
     if not notes:
         return 0.0
-    tables, waits, _, outcomes, categories, runs, busy, latencies = zip(
+    tables, its_waits, _, ends, its_runs, busy, its_latencies = zip(
         *NOTE.iter_unpack(notes), strict=True
     )
+    waits, runs, latencies = map(_capped, (its_waits, its_runs, its_latencies))
     targets = _Targets(counts_of)
     if known_waits:
         waits = (*[-1.0] * known_waits, *waits[known_waits:])
@@ -148,13 +176,12 @@ def count(
         if latency >= 0:
             in_latency[latency_bucket] = in_latency.get(latency_bucket, 0) + 1
             counts.latency.total += latency
-    _count_ends(targets, zip(tables, outcomes, categories, strict=False))
+    _count_ends(targets, ends[: len(tables)])
     return math.fsum(busy[: len(tables)])
 
 
-def _count_ends(targets: _Targets, ends: Iterable[tuple[int, int, int]]) -> None:
-    """Count how operations ended: table, word of the outcome, word of the category."""
-    for (table, outcome, category), times in Counter(ends).items():
+def _count_ends(targets: _Targets, ends: Iterable[int]) -> None:
+    for table, outcome, category, times in _ends(ends):
         counts, *_ = targets[table]
         counts.outcomes[OUTCOMES[outcome - OUTCOME]] += times
         if category:

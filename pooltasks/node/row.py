@@ -28,38 +28,37 @@ from __future__ import annotations
 
 import mmap
 import struct
-import time
 from array import array
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pooltasks.errors import Category
 from pooltasks.metrics.counts import OTHER
-from pooltasks.metrics.histogram import BUCKETS, HIGHEST
+from pooltasks.metrics.histogram import BUCKETS
 from pooltasks.node.notes import (
     BUSY,
     CATEGORIES,
     CATEGORY,
-    CATEGORY_WORD,
     END,
-    NOTE,
+    NOTE_BYTES,
     OUTCOME,
-    OUTCOME_WORD,
     OUTCOMES,
     START,
     TABLE,
+    TABLE_SHIFT,
     WAIT,
     WAIT_SUM,
     add_all,
     add_difference,
-    add_durations,
     amounts,
     count,
+    ended,
+    set_durations,
 )
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from pooltasks.metrics.counts import Counts
 
@@ -71,15 +70,18 @@ _NAME_BYTES = 256
 
 # Words of the head; the journal has room for all that so many notes can change.
 _SEQUENCE, _NAMED, _STAGES, _FIRST_NOTE = range(4)
-_JOURNAL = _FIRST_NOTE + NOTES * NOTE.size // 8
+_JOURNAL = _FIRST_NOTE + NOTES * NOTE_BYTES // 8
 _TABLES = _JOURNAL + 1 + 2 * NOTES * 9
 
 _NAMES = (_TABLES + TABLE * (1 + MOST_OPERATIONS)) * 8
 _BYTES = _NAMES + _NAME_BYTES * MOST_OPERATIONS
 
 _NOTES_BYTE = _FIRST_NOTE * 8
+_END_BYTE = _NOTES_BYTE + START.size
 _FULL = 2 * NOTES
+_pack_start, _pack_end = START.pack_into, END.pack_into
 _READS = 100
+_TIMED_OUT = ended(Outcome.FAILURE, Category.TIMEOUT)
 
 
 class Row:
@@ -93,63 +95,64 @@ class Row:
         self._memory = mmap.mmap(-1, _BYTES)
         self._words = memoryview(self._memory)[:_NAMES].cast("q")
         self._tables: dict[str, int] = {}
+        self._table = 0
         self.started = 0.0
         """Monotonic seconds at which the last operation began, for the worker itself."""
 
-    def start(self, operation: str, wait: float | None) -> None:
-        """Begin an operation that waited ``wait`` seconds (None: not known)."""
+    def start(self, operation: str, wait: float | None, now: float) -> None:
+        """Begin an operation.
+
+        Args:
+            operation: Its name.
+            wait: Seconds; None if that is not known.
+            now: Monotonic seconds.
+        """
         words = self._words
         stages = words[_STAGES]
         if stages & 1:
             # A time limit struck in the microseconds in which the last one was to be noted.
-            self.finish(operation, Outcome.FAILURE, Category.TIMEOUT, None, None)
+            self.finish(operation, _TIMED_OUT, None, None, now)
             stages = words[_STAGES]
         if stages == _FULL or not stages:
             self._add_up()
             stages = 0
-        table = self._tables.get(operation) or self._table(operation)
-        self.started = now = time.monotonic()
-        START.pack_into(
-            self._memory,
-            _NOTES_BYTE + (stages >> 1) * NOTE.size,
-            table,
-            -1.0 if wait is None else min(wait, HIGHEST),
-            now,
-        )
+        self._table = table = self._tables.get(operation) or self._new_table(operation)
+        self.started = now
+        at = _NOTES_BYTE + (stages >> 1) * NOTE_BYTES
+        _pack_start(self._memory, at, table, -1.0 if wait is None else wait, now)
         words[_STAGES] = stages + 1
 
     def finish(
         self,
         operation: str,
-        outcome: Outcome,
-        category: Category | None,
+        end: int,
         run: float | None,
         latency: float | None,
+        now: float,
     ) -> None:
         """End the operation.
 
         Args:
             operation: Its name.
-            outcome: How it ended.
-            category: Of its error, None without one.
+            end: How it ended, see :func:`~pooltasks.node.notes.ended`.
             run: Seconds; None if it was refused before it ran.
             latency: Seconds from publishing until its caller has the result;
                 None if that is not known, or there is none.
+            now: Monotonic seconds.
         """
         words = self._words
         stages = words[_STAGES]
         if not stages & 1:
             # A time limit struck in the microseconds in which its start was to be noted.
-            self.start(operation, None)
+            self.start(operation, None, now)
             stages = words[_STAGES]
-        END.pack_into(
+        _pack_end(
             self._memory,
-            _NOTES_BYTE + (stages >> 1) * NOTE.size + START.size,
-            OUTCOME_WORD[outcome],
-            CATEGORY_WORD[category],
+            _END_BYTE + (stages >> 1) * NOTE_BYTES,
+            self._table << TABLE_SHIFT | end,
             -1.0 if run is None else run,
-            time.monotonic() - self.started,
-            -1.0 if latency is None else min(latency, HIGHEST),
+            now - self.started,
+            -1.0 if latency is None else latency,
         )
         words[_STAGES] = stages + 1
 
@@ -159,18 +162,18 @@ class Row:
         if not words[_SEQUENCE] & 1:
             if not words[_STAGES]:
                 return
-            more = amounts(self._memory[_NOTES_BYTE : _NOTES_BYTE + NOTES * NOTE.size])
-            journal = array("q", [len(more)])
+            more = amounts(self._memory[_NOTES_BYTE : _NOTES_BYTE + NOTES * NOTE_BYTES])
+            journal = [len(more)]
             for place, amount in more.items():
-                journal.extend((place, words[place] + amount))
-            words[_JOURNAL : _JOURNAL + len(journal)] = memoryview(journal)
+                journal += (place, words[place] + amount)
+            words[_JOURNAL : _JOURNAL + len(journal)] = memoryview(array("q", journal))
             words[_SEQUENCE] += 1
         for at in range(_JOURNAL + 1, _JOURNAL + 1 + 2 * words[_JOURNAL], 2):
             words[words[at]] = words[at + 1]
         words[_STAGES] = 0
         words[_SEQUENCE] += 1
 
-    def _table(self, operation: str) -> int:
+    def _new_table(self, operation: str) -> int:
         """Return the table of an operation that runs here for the first time."""
         words = self._words
         number = words[_NAMED]
@@ -226,7 +229,7 @@ class Row:
     def _fresh(self, earlier: Reading, sequence: int, notes: bytes) -> bytes | None:
         """Return the notes that ``earlier`` did not know to have ended; None if they are gone."""
         if sequence == earlier.sequence:
-            return notes[earlier.ended * NOTE.size :]
+            return notes[earlier.ended * NOTE_BYTES :]
         if sequence != earlier.sequence + 2:
             return None
         # They were added up once, and remain until others are written over them.
@@ -235,7 +238,7 @@ class Row:
 
     def _notes(self, first: int, stages: int) -> bytes:
         end = stages + 1 >> 1
-        return self._memory[_NOTES_BYTE + first * NOTE.size : _NOTES_BYTE + end * NOTE.size]
+        return self._memory[_NOTES_BYTE + first * NOTE_BYTES : _NOTES_BYTE + end * NOTE_BYTES]
 
     def _table_bytes(self, number: int) -> bytes:
         return self._memory[(_TABLES + number * TABLE) * 8 : (_TABLES + (number + 1) * TABLE) * 8]
@@ -299,7 +302,7 @@ class Reading:
         self.started: float | None = None
         """Monotonic seconds at which the present operation began, None if there is none."""
         if stages & 1:
-            at = self.ended * NOTE.size
+            at = self.ended * NOTE_BYTES
             self._present, self._wait, self.started = START.unpack_from(notes, at)
         self._fresh = fresh
         # The wait of an operation is counted when it starts: of the first fresh one it was.
@@ -307,10 +310,12 @@ class Reading:
         self._changes = {} if fresh is not None else self._changes_since(earlier)
 
     @cached_property
-    def noted(self) -> Mapping[int, int]:
+    def noted(self) -> dict[int, int]:
         """By how much the notes change which words of ``tables``."""
-        sums = amounts(self._notes[: self.ended * NOTE.size])
-        add_durations(sums, WAIT_SUM, WAIT, [self._present], [self._wait])
+        sums = amounts(self._notes[: self.ended * NOTE_BYTES])
+        present: dict[int, int] = {}
+        set_durations(present, self._present + WAIT_SUM, self._present + WAIT, [self._wait])
+        add_all(sums, present)
         return sums
 
     def _changes_since(self, earlier: Reading | None) -> dict[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING
 
 import redis
@@ -10,6 +11,7 @@ import redis
 from pooltasks import keys
 from pooltasks.app import Extension, PoolApp
 from pooltasks.metrics.samples import HISTORY
+from pooltasks.node.notes import ended
 from pooltasks.node.sampler import Sampler, Workforce
 from pooltasks.node.scoreboard import Scoreboard
 from pooltasks.settings import Settings
@@ -37,8 +39,9 @@ def test_an_hour_of_four_busy_nodes_takes_less_than_twenty_megabytes(
         for number in range(300):
             row, name = rows[number % 4], f"workers.code.operation_{source.randrange(40)}"
             run = source.expovariate(1 / 0.1)
-            row.start(name, source.expovariate(1 / 0.02))
-            row.finish(name, Outcome.SUCCESS, None, run, run + source.expovariate(1 / 0.02))
+            row.start(name, source.expovariate(1 / 0.02), time.monotonic())
+            latency = run + source.expovariate(1 / 0.02)
+            row.finish(name, ended(Outcome.SUCCESS), run, latency, time.monotonic())
         sampler.sample()
 
     with redis.Redis.from_url(valkey_url) as client:

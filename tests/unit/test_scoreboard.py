@@ -12,13 +12,15 @@ import pytest
 
 from pooltasks.errors import Category
 from pooltasks.metrics.counts import OTHER, Counts
+from pooltasks.metrics.histogram import HIGHEST
+from pooltasks.node.notes import ended
 from pooltasks.node.row import MOST_OPERATIONS, NOTES, Row
 from pooltasks.node.scoreboard import Scoreboard
 from pooltasks.telemetry import Outcome
 
 
 def start(row: Row, wait: float | None = 0.001, name: str = "echo") -> None:
-    row.start(name, wait)
+    row.start(name, wait, time.monotonic())
 
 
 def finish(
@@ -28,7 +30,8 @@ def finish(
     run: float | None = 0.002,
     name: str = "echo",
 ) -> None:
-    row.finish(name, outcome, category, run, None if run is None else run + 0.001)
+    latency = None if run is None else run + 0.001
+    row.finish(name, ended(outcome, category), run, latency, time.monotonic())
 
 
 def counts(board: Scoreboard) -> Counts:
@@ -360,6 +363,19 @@ def test_the_node_reads_while_the_worker_writes_and_loses_nothing() -> None:
     assert whole.run.count == whole.wait.count == 20_000
     assert len(parts) > 3
     assert all(part.busy >= 0 for part in parts)
+
+
+@pytest.mark.parametrize("number", [3, 20 * NOTES])
+def test_what_says_that_it_waited_for_centuries_counts_as_the_longest_wait(number: int) -> None:
+    board = Scoreboard()
+    row = board.row(0)
+    assert counts(board) == Counts()
+    for _ in range(number):
+        start(row, 1e10)
+        finish(row)
+    its = counts(board)
+    assert its.wait.count == its.finished == number
+    assert its.wait.total == pytest.approx(number * HIGHEST)
 
 
 def test_slots_are_counted_each_and_their_worker_once() -> None:
