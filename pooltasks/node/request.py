@@ -45,7 +45,21 @@ class OperationRequest(Request):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._check_body()
         self._check_arguments()
+
+    def _check_body(self) -> None:
+        """Raise InvalidTaskError if the body is not arguments, keyword arguments and a table."""
+        args, kwargs, embed = self._payload
+        if not (
+            isinstance(args, list | tuple)
+            and isinstance(kwargs, dict)
+            and isinstance(embed, dict | None)
+        ):
+            raise InvalidTaskError(
+                f"the body is no list of arguments, table of keyword arguments and table: "
+                f"{type(args).__name__}, {type(kwargs).__name__}, {type(embed).__name__}"
+            )
 
     def _check_arguments(self) -> None:
         """Raise InvalidTaskError if the arguments do not fit the operation, and tell its caller.
@@ -89,7 +103,12 @@ class OperationRequest(Request):
             self._message.headers["attempts"] = self._attempts(error)
         if return_ok and self._context.retries and not isinstance(error, _NO_FAILURE):
             self._set_aside(f"failed after {self._context.retries} retries: {error!r}", error)
-        super().on_failure(exc_info, send_failed_event, return_ok)
+        try:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            # Celery has acknowledged it by now, and cannot read whom it is to tell.
+            self._set_aside(f"nobody can be told that it failed: {error!r}")
+            raise
 
     def revoked(self) -> bool:
         """Return whether it is not to be run; what has seen too many deaths is buried."""

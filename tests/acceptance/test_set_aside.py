@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -50,6 +51,25 @@ def test_a_letter_has_the_bytes_that_were_in_the_queue(serving: Deployment) -> N
     serving.redis.lpush("pool.code", pushed)
     _, message = letter_of(serving, document["headers"]["id"])
     assert message == pushed
+
+
+@pytest.mark.parametrize(
+    ("task", "body", "reason"),
+    [
+        ("echo", b"[{}, {}, [null]]", "rejected: the body is no list"),
+        ("echo", b'["", {}, {}]', "rejected: the body is no list"),
+        ("fail", b'[[], {}, {"errbacks": 5}]', "nobody can be told that it failed"),
+    ],
+)
+def test_a_body_that_celery_cannot_handle_is_kept(
+    serving: Deployment, task: str, body: bytes, reason: str
+) -> None:
+    serving.app.send_task(f"sample_operations.{task}", queue="pool.control")
+    document = last_published(serving)
+    document["body"] = base64.b64encode(body).decode()
+    serving.redis.lpush("pool.code", json.dumps(document))
+    letter, _ = letter_of(serving, document["headers"]["id"])
+    assert letter.reason.startswith(reason)
 
 
 def test_two_messages_that_claim_one_id_are_both_kept(serving: Deployment) -> None:

@@ -1,4 +1,4 @@
-"""The time limits of one operation: the caller's, its own, its pool's, its deadline's."""
+"""What a node makes of one message: its time limits, and whether it can be run at all."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ import time
 
 import pytest
 from celery.app.task import Task
+from celery.exceptions import InvalidTaskError
 
 from pooltasks.node.request import OperationRequest
 from pooltasks.task import Operation
 
 
 @pytest.fixture
-def limits(make_app):
-    """Return (hard, soft) of an operation with these options, as a node would see it."""
+def requested(make_app):
+    """Return the request of an operation with these options, as a node would see it."""
     app = make_app(pools={"code": {"operation_timeout": 20}, "slow": {"operation_timeout": 500}})
 
-    def of(queue="pool.code", headers=None, **options):
+    def of(queue="pool.code", headers=None, body=((), {}, {}), **options):
         task = app.task(base=Operation, shared=False, name=f"test.{len(app.tasks)}", **options)(run)
         message = type("Message", (), {"delivery_info": {"routing_key": queue}, "properties": {}})
-        request = OperationRequest(
+        return OperationRequest(
             message,
             app=app,
             task=task,
-            body=((), {}, {}),
+            body=body,
             headers={"id": "1", "task": task.name, **(headers or {})},
             decoded=True,
         )
-        return request.time_limits
 
     return of
+
+
+@pytest.fixture
+def limits(requested):
+    """Return (hard, soft) of an operation with these options."""
+    return lambda *args, **options: requested(*args, **options).time_limits
 
 
 def run():
@@ -93,3 +99,16 @@ def test_a_deadline_that_is_no_number_is_none(limits, deadline):
 def test_every_operation_has_such_a_request():
     assert Operation.Request == f"{OperationRequest.__module__}:{OperationRequest.__name__}"
     assert Task.Request != Operation.Request
+
+
+@pytest.mark.parametrize(
+    "body",
+    [({}, {}, {}), ("", {}, {}), ((), [], {}), ((), None, {}), ((), {}, [None]), ((), {}, 1)],
+)
+def test_a_body_of_another_shape_is_no_operation(requested, body):
+    with pytest.raises(InvalidTaskError, match="the body is no list"):
+        requested(body=body)
+
+
+def test_what_celery_takes_for_nothing_embedded_is_an_operation(requested):
+    assert requested(body=([], {}, None)).name
