@@ -29,12 +29,13 @@ WORKLOADS = ("steady", "flash", "on-off", "mmpp")
 """The columns of the table."""
 
 _CHANGED: dict[str, tuple[float, ...]] = {
-    "confidence": (0.0, 0.5, 2.0),
+    "confidence": (0.0, 1.0, 3.0),
     "sigmas": (3.0, 5.0),
-    "drain": (0.2, 1.0, 3.0),
-    "release": (5.0, 10.0, 60.0, 180.0),
+    "drain": (0.1, 0.5, 1.0, 3.0),
+    "release": (10.0, 60.0, 180.0),
+    "drop": (2.0, 10.0, 20.0),
     "landing": (1.0, 20.0),
-    "pause": (1.0, 30.0),
+    "pause": (1.0, 5.0, 30.0),
     "patience": (10.0, 300.0),
     "lead": (0.0, 6.0),
     "learning": (60.0, 1200.0),
@@ -162,7 +163,7 @@ def _pictures() -> dict[str, list[_Scene]]:
                 "drain: how fast a backlog is to go",
                 "step",
                 120.0,
-                {f"drain {value:g} s": _tuned(drain=value) for value in (0.2, 0.5, 3.0)},
+                {f"drain {value:g} s": _tuned(drain=value) for value in (0.1, 0.3, 3.0)},
             ),
             _Scene(
                 "lead: how far a leaping rate is followed",
@@ -173,10 +174,10 @@ def _pictures() -> dict[str, list[_Scene]]:
         ],
         "giving-back": [
             _Scene(
-                "release: how long a smaller size must suffice",
+                "drop: how long slots are kept when the rate has dropped",
                 "on-off",
                 900.0,
-                {f"release {value:g} s": _tuned(release=value) for value in (5.0, 20.0, 180.0)},
+                {f"drop {value:g} s": _tuned(drop=value) for value in (2.0, 5.0, 20.0)},
             ),
             _Scene(
                 "patience: how long a small shrink waits",
@@ -190,7 +191,7 @@ def _pictures() -> dict[str, list[_Scene]]:
                 "confidence: how far above the estimate to staff",
                 "steady",
                 900.0,
-                {f"confidence {value:g}": _tuned(confidence=value) for value in (0.0, 1.0, 3.0)},
+                {f"confidence {value:g}": _tuned(confidence=value) for value in (0.0, 1.5, 3.0)},
             ),
             _Scene(
                 "sigmas: how surprising a change must be",

@@ -5,7 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from pooltasks.optimizer.policies import Limits, Objective, Observation, Rules, Schedule, build
+from pooltasks.optimizer.policies import (
+    Limits,
+    Objective,
+    Observation,
+    Rules,
+    Schedule,
+    Tuning,
+    build,
+)
 from pooltasks.optimizer.staffing import Goal
 
 LIMITS = Limits(2, 64)
@@ -76,18 +84,20 @@ def test_objective_grows_in_the_tick_that_shows_a_step():
 def test_objective_drains_a_backlog_and_gives_those_slots_back():
     policy = Objective(LIMITS, Goal())
     size = obeyed(policy, CALM, 60)[-1].target
-    surge = replace(CALM, waiting=150, size=size, warm=size)
-    assert obeyed(policy, surge, 1, start=60)[0].target == 41  # 10.04 + 150 * 0.1 / 0.5, rounded up
-    after = obeyed(policy, replace(CALM, size=41, warm=41), 12, start=61)
-    assert after[0].target == 41
+    surge = replace(CALM, waiting=75, size=size, warm=size)
+    assert obeyed(policy, surge, 1, start=60)[0].target == 36  # 10.2 + 75 * 0.1 / 0.3, rounded up
+    after = obeyed(policy, replace(CALM, size=36, warm=36), 12, start=61)
+    assert after[0].target == 36
     assert after[-1].target <= 17
 
 
-def test_objective_gives_slots_back_only_after_the_release():
-    policy = Objective(LIMITS, Goal())
+@pytest.mark.parametrize("drop", [5.0, 20.0])
+def test_objective_gives_back_what_a_drop_leaves_only_after_its_time(drop):
+    policy = Objective(LIMITS, Goal(), Tuning(drop=drop))
     size = obeyed(policy, CALM, 120)[-1].target
     decisions = obeyed(policy, replace(IDLE, size=size, warm=size), 80, start=120)
-    assert all(decision.target == size for decision in decisions[:20])
+    assert all(decision.target == size for decision in decisions[: int(drop)])
+    assert decisions[int(drop)].target < size / 2
     assert decisions[-1].target == LIMITS.minimum
 
 
@@ -108,10 +118,10 @@ def test_objective_gives_back_in_one_step_what_a_falling_rate_leaves():
 
 def test_objective_gives_a_single_slot_back_only_after_a_minute():
     policy = Objective(LIMITS, Goal())
-    size = obeyed(policy, CALM, 120)[-1].target
-    surge = replace(CALM, now=121.0, waiting=28, size=size, warm=size)
+    size = obeyed(policy, CALM, 180)[-1].target
+    surge = replace(CALM, now=181.0, waiting=15, size=size, warm=size)
     assert policy.observe(surge).target == size + 1
-    after = obeyed(policy, replace(CALM, size=size + 1, warm=size + 1), 90, start=121)
+    after = obeyed(policy, replace(CALM, size=size + 1, warm=size + 1), 90, start=181)
     assert {decision.target for decision in after[:71]} == {size + 1}
     assert after[-1].target == size
 
@@ -119,7 +129,7 @@ def test_objective_gives_a_single_slot_back_only_after_a_minute():
 def test_objective_grows_by_a_little_only_where_the_objective_needs_it():
     policy = Objective(LIMITS, Goal())
     size = obeyed(policy, CALM, 120)[-1].target
-    more = replace(CALM, arrivals=106, size=size, warm=size)
+    more = replace(CALM, arrivals=112, size=size, warm=size)
     kept = obeyed(policy, more, 60, start=120)[-1]
     assert kept.inputs["staffed"] == size + 1
     assert kept.target == size
@@ -131,8 +141,8 @@ def test_objective_grows_by_a_little_only_where_the_objective_needs_it():
 def test_objective_grows_by_a_little_at_once_for_a_backlog():
     policy = Objective(LIMITS, Goal())
     size = obeyed(policy, CALM, 120)[-1].target
-    surge = replace(CALM, now=121.0, waiting=28, size=size, warm=size)
-    assert policy.observe(surge).target == size + 1  # 10.1 + 28 * 0.1 / 0.5, rounded up
+    surge = replace(CALM, now=121.0, waiting=18, size=size, warm=size)
+    assert policy.observe(surge).target == size + 1  # 10.2 + 18 * 0.1 / 0.3, rounded up
 
 
 def test_objective_never_shrinks_while_a_sample_is_missing():

@@ -6,8 +6,9 @@ Each tick:
    the offered load; Erlang staffing with the tail factor gives the slots.
 2. Slots are given back slowly: the size is the largest that any tick of the last
    ``release`` seconds wanted ("DelayedOff", Gandhi, Harchol-Balter, Raghunathan
-   and Kozuch 2012). Once that is fewer, it becomes what the last ``landing`` seconds
-   wanted: one step down, not one for each tick that leaves the window.
+   and Kozuch 2012), of the last ``drop`` seconds once the rate has dropped by more than
+   chance. Once that is fewer, it becomes what the last ``landing`` seconds wanted: one
+   step down, not one for each tick that leaves the window.
 3. A backlog adds what drains it within ``drain`` seconds, and that is given back
    as soon as it has drained.
 
@@ -55,6 +56,7 @@ class Tuning:
         sigmas: How far the fast horizon must leave the slow one.
         drain: Seconds within which a backlog is to be gone.
         release: Seconds that a smaller size must suffice before slots are given back.
+        drop: The same once the fast horizon has left the slow one downwards, ≤ ``release``.
         landing: Seconds of which the largest wanted size is what then remains.
         learning: Seconds in which the tail factor follows what is observed.
         lead: Seconds for which a leap of the rate is taken to go on; given back at once.
@@ -62,10 +64,11 @@ class Tuning:
         patience: The same for a shrink of at most 15 % (or one slot), which saves little.
     """
 
-    confidence: float = 1.0
+    confidence: float = 1.5
     sigmas: float = 4.0
-    drain: float = 0.5
+    drain: float = 0.3
     release: float = 20.0
+    drop: float = 5.0
     landing: float = 4.0
     learning: float = 300.0
     lead: float = 3.0
@@ -86,7 +89,7 @@ class Objective:
         self._wanted: deque[tuple[float, int]] = deque()  # falling sizes: a sliding maximum
         self._unsettled_until = _LONG_AGO
         self._resized = _LONG_AGO
-        self._falling_until = _LONG_AGO
+        self._dropped = _LONG_AGO
         self._pending_seconds = 0.0
         self._pending_arrivals = 0
 
@@ -134,10 +137,10 @@ class Objective:
         staffed = smallest_size(
             load, mean, self.goal, factor=self.factor, maximum=self.limits.maximum
         )
-        if rate.change == "down" and self._wanted and now >= self._falling_until:
+        if rate.change == "down" and now >= self._dropped + 2.0 * self.tuning.release:
             # A drop: give back once, when what it left behind is clear, not step by step.
             self._wanted = deque([(now, self._wanted[0][1])])
-            self._falling_until = now + 2.0 * self.tuning.release
+            self._dropped = now
         held = self._hold(now, staffed)
         # A leap is met before its end is seen: what it turns out not to need, unlike
         # what was needed, is given back after the pause.
@@ -194,7 +197,10 @@ class Objective:
         while self._wanted and self._wanted[-1][1] <= staffed:
             self._wanted.pop()
         self._wanted.append((now, staffed))
-        return self._largest_wanted(now - self.tuning.release)
+        since = now - self.tuning.release
+        if now >= self._dropped + self.tuning.drop:
+            since = max(since, self._dropped)
+        return self._largest_wanted(since)
 
     def _land(self, now: float) -> int:
         return self._largest_wanted(now - self.tuning.landing)
@@ -264,7 +270,7 @@ class Objective:
             "correction": self._correction,
             "wanted": [list(item) for item in self._wanted],
             "resized": self._resized,
-            "falling_until": self._falling_until,
+            "dropped": self._dropped,
             "unsettled_until": self._unsettled_until,
             "pending": [self._pending_seconds, self._pending_arrivals],
         }
@@ -276,7 +282,7 @@ class Objective:
         self._correction = float(state["correction"])
         self._wanted = deque((float(at), int(size)) for at, size in state["wanted"])
         self._resized = float(state["resized"])
-        self._falling_until = float(state["falling_until"])
+        self._dropped = float(state["dropped"])
         self._unsettled_until = float(state["unsettled_until"])
         self._pending_seconds = float(state["pending"][0])
         self._pending_arrivals = int(state["pending"][1])
