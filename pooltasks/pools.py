@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery import current_app
+from celery import Task, current_app
 
 from pooltasks import keys
 from pooltasks.app import BUILT_IN_OPERATIONS, settings_of
@@ -56,7 +56,7 @@ class Pool:
 
     def submit(
         self,
-        command: str,
+        command: str | Task,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -65,14 +65,18 @@ class Pool:
         """Send an operation to this pool and return at once.
 
         Args:
-            command: A built-in operation (``"ping"``) or a task name
-                (``"workers.code.analyze"``).
+            command: An operation, or a name: a built-in operation's (``"ping"``)
+                or a task's (``"workers.code.analyze"``).
             args: Positional arguments.
             kwargs: Keyword arguments.
             timeout: Seconds that waiting and running may take together.
 
         Returns:
             Celery's result; ``get()`` raises what the operation raised.
+
+        Raises:
+            TypeError: ``command`` is neither, or the arguments do not fit the operation.
+            kombu.exceptions.OperationalError: The server is away; nothing was sent.
         """
         return self._task(command).apply_async(
             list(args), dict(kwargs or {}), queue=self.queue, deadline=timeout
@@ -80,7 +84,7 @@ class Pool:
 
     def submit_many(
         self,
-        operation: Any,
+        operation: str | Task,
         calls: Iterable[Sequence[Any] | Mapping[str, Any]],
         *,
         timeout: float | None = None,
@@ -91,7 +95,7 @@ class Pool:
         broke and a part had to be sent again.
 
         Args:
-            operation: The operation, or its name as in :meth:`submit`.
+            operation: As ``command`` in :meth:`submit`.
             calls: The arguments of each call: a list or tuple of positional
                 ones, or a mapping of keyword arguments. There may be any
                 number of them; they are taken as they are sent.
@@ -107,12 +111,12 @@ class Pool:
             kombu.exceptions.OperationalError: The server is away; nothing was sent.
             TypeError: The first arguments do not fit the operation; nothing was sent.
         """
-        task = self._task(operation if isinstance(operation, str) else operation.name)
+        task = self._task(operation)
         return Submission(task, lambda: task.addressed({"queue": self.queue}, timeout)).run(calls)
 
     def execute(
         self,
-        command: str,
+        command: str | Task,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -143,7 +147,7 @@ class Pool:
     def execute_in_session(
         self,
         session_id: str,
-        command: str,
+        command: str | Task,
         args: Sequence[Any] | Mapping[str, Any] = (),
         *,
         timeout: float | None = None,
@@ -226,7 +230,13 @@ class Pool:
         lists = lists_of(self.app, self.queue)
         return SampleStore(redis_client(self.app), self.name, lists, self.settings.objective)
 
-    def _task(self, command: str) -> Any:
+    def _task(self, command: str | Task) -> Any:
+        if isinstance(command, Task):
+            command = command.name
+        if not isinstance(command, str):
+            raise TypeError(
+                f"{command!r} is no operation: decorate it with @operation, or give a name"
+            )
         name = command if "." in command else f"{BUILT_IN_OPERATIONS}.{command}"
         if name.startswith(f"{BUILT_IN_OPERATIONS}."):
             self.app.loader.import_task_module(BUILT_IN_OPERATIONS)

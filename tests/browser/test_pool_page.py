@@ -397,6 +397,22 @@ def test_pages_work_below_a_prefix(worked: Scene, watch: Callable[..., Watched])
     assert [url for url in watched.asked if not url.startswith((below, "data:", "blob:"))] == []
 
 
+_ORDINARY = 1600
+_CUT_OFF = """
+    [...document.querySelectorAll('.pt-table thead th')]
+        .filter((title) => {
+            const text = document.createRange();
+            text.selectNodeContents(title);
+            return text.getBoundingClientRect().right > title.getBoundingClientRect().right;
+        })
+        .map((title) => title.innerText)
+        .concat([...document.querySelectorAll('.pt-table')]
+            .filter((table) => table.offsetWidth > table.parentElement.clientWidth)
+            .map((table) => table.className))
+"""
+"""Tables that are wider than their places, and column titles that are wider than their columns."""
+
+
 @pytest.mark.parametrize("path", ["/pools", "/pools/code"])
 @pytest.mark.parametrize("width", list(WIDTHS))
 def test_pages_fit_stand_still_and_are_accessible(
@@ -420,6 +436,9 @@ def test_pages_fit_stand_still_and_are_accessible(
     watched.until(refreshes_while_numbers_change, "it refreshes")
     assert watched.page.evaluate("window.shift") < 0.01
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+    if width > _ORDINARY:
+        watched.page.set_viewport_size({"width": _ORDINARY, "height": WIDTHS[width]})
+        assert watched.page.evaluate(_CUT_OFF) == []
     # The whole page at once: what is out of sight is not drawn.
     height = watched.page.evaluate("document.documentElement.scrollHeight")
     watched.page.set_viewport_size({"width": width, "height": height})

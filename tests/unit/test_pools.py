@@ -102,6 +102,25 @@ def test_an_operation_that_is_not_imported_here_is_sent_unchecked(pool, sent):
     assert "jobs.run" not in pool.app.tasks
 
 
+def test_an_operation_is_named_by_itself_too(app, pool, sent):
+    @app.task(base=Operation, name="jobs.known", pool="other", shared=False)
+    def known(a):
+        return a
+
+    assert pool.submit(known, [1]) is sent.result
+    assert pool.execute(known, [2]) == "value"
+    assert [message[:2] for message in sent.messages] == [("jobs.known", [1]), ("jobs.known", [2])]
+
+
+@pytest.mark.parametrize("other", [len, None, 5])
+def test_what_is_no_operation_is_refused(pool, sent, other):
+    with pytest.raises(TypeError, match="is no operation: decorate it with @operation"):
+        pool.submit(other)
+    with pytest.raises(TypeError, match="is no operation"):
+        pool.submit_many(other, [()])
+    assert not sent.messages
+
+
 def test_arguments_are_checked_where_the_operation_is_known(app, pool, sent):
     @app.task(base=Operation, name="jobs.known", pool="other", shared=False)
     def known(a):

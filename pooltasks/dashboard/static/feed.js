@@ -76,11 +76,13 @@ export class Refusal extends Error {
 
 export async function fetchJson(url, options = {}) {
   let response;
+  let body;
   try {
     response = await fetch(url, { signal: AbortSignal.timeout(GIVE_UP_MS), ...options });
+    body = await response.text();
   } catch {
     throw new Refusal(0, "The dashboard does not answer.");
   }
-  if (!response.ok) throw new Refusal(response.status, await response.text());
-  return response.json();
+  if (!response.ok) throw new Refusal(response.status, body);
+  return JSON.parse(body);
 }
