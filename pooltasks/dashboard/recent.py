@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from bisect import bisect_left, bisect_right
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.samples import Reading, SampleStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import redis
 
@@ -57,8 +55,7 @@ class RecentSamples(SampleStore):
         """
         asked_at = time.monotonic()
         if seconds > self._span:
-            with _nothing_to_collect():
-                self._queue, self._nodes, self._unreadable = super().read(seconds)
+            self._queue, self._nodes, self._unreadable = super().read(seconds)
             self._span = seconds
         else:
             since = asked_at - self._fetched_at + _OVERLAP
@@ -167,19 +164,6 @@ class RecentThroughput:
             finished[number] / self._step if number in finished else None
             for number in range(first, end)
         ]
-
-
-@contextmanager
-def _nothing_to_collect() -> Iterator[None]:
-    """Read what stays: looking for garbage in it again and again takes a third of the time."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _append(kept: list[StoredSample], fresh: Sequence[StoredSample]) -> None:

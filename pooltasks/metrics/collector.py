@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.health import Health, health
-from pooltasks.metrics.samples import HISTORY
+from pooltasks.metrics.samples import HISTORY, nothing_to_collect
 from pooltasks.metrics.view import (
     HistoryPoint,
     Load,
@@ -99,8 +99,10 @@ class Collector:
         A longer step merges what was counted and keeps the peaks of the rest. A
         step is never shorter than the interval between samples.
         """
-        seconds = min(seconds, HISTORY)
-        step = max(step, math.ceil(self._interval))
+        with nothing_to_collect():
+            return self._points(min(seconds, HISTORY), max(step, math.ceil(self._interval)))
+
+    def _points(self, seconds: float, step: int) -> list[HistoryPoint]:
         queue, samples, _ = self._store.read(seconds + step + self._lease)
         last = math.floor(queue.at / step)
         first = last - math.ceil(seconds / step) + 1

@@ -220,15 +220,17 @@ class Histogram:
         Raises:
             ValueError: It did not write this.
         """
-        histogram = cls()
+        numbers = encoded[_PREFIX.size :]
         try:
             total, first, width = _PREFIX.unpack_from(encoded)
-            numbers = array(_TYPECODES[width], encoded[_PREFIX.size :]).tobytes()
-            lanes = bytearray(len(numbers) // width * _LANE)
-            for place in range(width):
-                lanes[place::_LANE] = numbers[place::width]
-        except (struct.error, KeyError, ValueError):
-            raise ValueError(f"not an encoded histogram: {encoded[:40]!r}") from None
+        except struct.error:
+            total = first = width = 0
+        if width not in _TYPECODES or len(numbers) % width:
+            raise ValueError(f"not an encoded histogram: {encoded[:40]!r}")
+        lanes = bytearray(len(numbers) // width * _LANE)
+        for place in range(width):
+            lanes[place::_LANE] = numbers[place::width]
+        histogram = cls()
         histogram.total = total / 1e9
         histogram._lanes = int.from_bytes(lanes, "little") << 8 * _LANE * first
         return histogram
