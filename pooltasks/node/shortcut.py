@@ -89,7 +89,11 @@ class Shortcut:
             complete(self._wire, claim.unacked, Batch([stored], [claim.reservation]))
         except RedisError:
             # The node, which waits for the server as long as it takes, has a log of its outages.
-            if self._wire is not None:
-                self._wire.close()
+            self.close()
             return False
         return True
+
+    def close(self) -> None:
+        """Close the connection; the next operation opens it again."""
+        if self._wire is not None:
+            self._wire.close()

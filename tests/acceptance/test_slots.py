@@ -72,7 +72,8 @@ def test_what_waits_waits_together(
 
 def test_what_is_counted_is_exact(deployment: Deployment) -> None:
     pool = start(deployment, pool_size=2, slots=10)
-    results = [submit(pool, name, 1.0) for name in ("occupy", "wait") for _ in range(10)]
+    # Longer than from one sample to the next, on a loaded machine too.
+    results = [submit(pool, name, 3.0) for name in ("occupy", "wait") for _ in range(10)]
     busy = wait_until(
         lambda: (load := pool.metrics().load).running == 20 and load, "all slots are busy"
     )

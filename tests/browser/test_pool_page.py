@@ -305,7 +305,10 @@ def test_dead_letters_are_searched_shown_retried_and_deleted(
         "a single one is retried where it is shown",
     )
     # Nobody knows such operations: the node makes them dead letters once more.
-    watched.wait_for("document.querySelectorAll('#dead tbody tr').length === 2", "it is back")
+    watched.until(lambda: client.hlen("pooltasks:dead:pool.code") == 2, "it is back")
+    before = len(watched.refreshes())
+    watched.until(lambda: len(watched.refreshes()) >= before + 3, "what was asked before is shown")
+    watched.wait_for("document.querySelectorAll('#dead tbody tr').length === 2", "both are")
     watched.page.get_by_label("Choose all that are shown").check()
     assert watched.text("#dead-chosen") == "2 chosen"
     watched.page.locator("#dead-retry").click()

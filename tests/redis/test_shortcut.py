@@ -30,11 +30,13 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def shortcut(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Shortcut:
+def shortcut(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shortcut]:
     monkeypatch.setenv("POOLTASKS_REDIS_URL", redis_url)
     app = PoolApp("test", set_as_current=False)
     app._extension = Extension(Settings.load(), pool="code")
-    return Shortcut(app)
+    shortcut = Shortcut(app)
+    yield shortcut
+    shortcut.close()
 
 
 def test_it_is_stored_told_and_acknowledged_on_a_server_that_does_not_know_the_script(
