@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from chaos.cluster import Cluster
 
 _BATCH = 1000
+_LOOPING = 3
 _READY = {"SUCCESS": "done", "FAILURE": "failed", "REVOKED": "revoked"}
 
 
@@ -43,11 +44,22 @@ class Account:
 
 
 def settle(cluster: Cluster, accepted: Collection[str], patience: float) -> Account:
-    """Wait until every operation has an end, or nothing has happened for ``patience`` seconds."""
+    """Wait until every operation has an end, or nothing has happened for ``patience`` seconds.
+
+    Nor is what only begins again and again waited for longer than some times that.
+    """
     seen, since = (-1, -1), time.monotonic()
+    ended_at = since
     open_operations = set(accepted)
-    while open_operations and time.monotonic() - since < patience:
-        open_operations -= _ended(cluster.redis, open_operations).keys()
+    while (
+        open_operations
+        and time.monotonic() - since < patience
+        and time.monotonic() - ended_at < _LOOPING * patience
+    ):
+        ended = _ended(cluster.redis, open_operations).keys()
+        if ended:
+            ended_at = time.monotonic()
+        open_operations -= ended
         progress = (len(open_operations), cluster.runs.count())
         if progress != seen:
             seen, since = progress, time.monotonic()
