@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from celery.utils.log import get_logger
 from redis.exceptions import RedisError
 
 from pooltasks.broker.client import impatient_client
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pooltasks.broker.channel import Channel
     from pooltasks.broker.results import StoredResult
     from pooltasks.node.jobs import Job
+
+logger = get_logger(__name__)
 
 
 class Claim(NamedTuple):
@@ -75,6 +78,7 @@ class Shortcut:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._wire: Wire | None = None
+        self._is_shut = False
 
     def complete(self, claim: Claim, stored: StoredResult) -> bool:
         """Store a result, tell whoever waits for it, and acknowledge, in one step.
@@ -87,10 +91,14 @@ class Shortcut:
                 pool = impatient_client(self._app).connection_pool
                 self._wire = Wire(pool.get_connection())
             complete(self._wire, claim.unacked, Batch([stored], [claim.reservation]))
-        except RedisError:
-            # The node, which waits for the server as long as it takes, has a log of its outages.
+        except RedisError as error:
+            # Once: of an outage the node says more, which waits for the server as long as it takes.
+            if not self._is_shut:
+                logger.info("results go by the node until the server takes them here: %s", error)
+            self._is_shut = True
             self.close()
             return False
+        self._is_shut = False
         return True
 
     def close(self) -> None:

@@ -65,11 +65,14 @@ def test_after_its_connection_is_lost_the_node_has_to_and_the_next_one_connects(
 
 
 def test_what_the_server_refuses_is_left_to_the_node(
-    shortcut: Shortcut, client: redis.Redis
+    shortcut: Shortcut, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.delete(CLAIM.unacked)
     client.set(CLAIM.unacked, "no hash")
-    assert not shortcut.complete(CLAIM, STORED)
+    with caplog.at_level("INFO", "pooltasks.node.shortcut"):
+        assert not shortcut.complete(CLAIM, STORED)
+        assert not shortcut.complete(CLAIM, STORED)
+    assert len(caplog.records) == 1  # an outage is said once
     client.delete(CLAIM.unacked)
     assert shortcut.complete(CLAIM, STORED)
 
