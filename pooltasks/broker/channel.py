@@ -306,7 +306,7 @@ class Channel(redis.Channel):
 
     def _add_dead_letter(self, queue: str, reservation: str, message: bytes, reason: str) -> None:
         DeadLetters(self.server, queue).add(
-            message, reason, also=lambda pipe: pipe.hdel(self.unacked_key, reservation)
+            message, reason, reservation=(self.unacked_key, reservation)
         )
 
     def give_back(self, message: Any) -> None:

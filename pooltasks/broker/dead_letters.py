@@ -12,7 +12,7 @@ from pooltasks import keys
 from pooltasks.errors import DeadLetterNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import redis
 
@@ -25,8 +25,11 @@ _SCAN = 500  # letters in one step
 _ADD = """
 -- Set a message aside. An id belongs to whoever came first: another message that
 -- claims it, by chance or on purpose, gets an id of its own.
--- KEYS[1] hash of letters  KEYS[2] hash of messages
+-- KEYS[1] hash of letters  KEYS[2] hash of messages  KEYS[3] hash of what a node has reserved
 -- ARGV[1] id  ARGV[2] id to use if that is taken  ARGV[3] the letter  ARGV[4] the message
+-- ARGV[5] reservation that ends with this; none: ''
+-- First of all: a server whose memory is full refuses a script whose first write needs some.
+redis.call('HDEL', KEYS[3], ARGV[5])
 local id = ARGV[1]
 if redis.call('HEXISTS', KEYS[1], id) == 1 then
   id = ARGV[2]
@@ -89,7 +92,7 @@ class DeadLetters:
         reason: str,
         *,
         history: Any = None,
-        also: Callable[[Any], Any] | None = None,
+        reservation: tuple[str, str] | None = None,
     ) -> str:
         """Set a message aside.
 
@@ -97,8 +100,8 @@ class DeadLetters:
             message: The message as it was in the queue.
             reason: Why, in words.
             history: The failed attempts, by default those of the message's header.
-            also: Adds commands to the same transaction, given its pipeline:
-                what takes the message from where it was.
+            reservation: What ends in the same step: the hash of what a node has
+                reserved, and the message's place there.
 
         Returns:
             The letter's id: the operation's own, where the message has one.
@@ -113,21 +116,20 @@ class DeadLetters:
             "deliveries": deliveries_of(headers) + 1,
             "history": _attempts(history or headers.get("attempts")),
         }
-        with self._client.pipeline() as pipe:
-            pipe.eval(
-                _ADD,
-                2,
-                self._letters,
-                self._messages,
-                identifier,
-                f"{identifier}:{unique}",
-                json.dumps(letter),
-                message,
-            )
-            if also is not None:
-                also(pipe)
-            added, *_ = pipe.execute()
-        return str(added.decode())
+        reserved, place = reservation or (self._letters, "")
+        added: bytes = self._client.eval(
+            _ADD,
+            3,
+            self._letters,
+            self._messages,
+            reserved,
+            identifier,
+            f"{identifier}:{unique}",
+            json.dumps(letter),
+            message,
+            place,
+        )
+        return added.decode()
 
     def list(self, *, reason: str = "", operation: str = "") -> list[DeadLetter]:
         """Return the letters, the latest first.

@@ -11,6 +11,7 @@ from kombu import Consumer, Exchange, Queue
 from kombu.asynchronous import Hub
 from kombu.utils.uuid import uuid
 
+from pooltasks import keys
 from pooltasks.broker.connection import NodeConnection
 from pooltasks.broker.results import StoredResult
 
@@ -117,6 +118,18 @@ def test_a_server_whose_memory_is_full_is_served_from_and_waited_for(node, serve
     publish(node, 2)
     node.turn_until(lambda: len(node.received) == 2, "what is published afterwards is delivered")
     node.received[1].ack()
+
+
+def test_what_is_no_message_is_set_aside_on_a_server_whose_memory_is_full(node, server):
+    server.lpush(QUEUE.name, b"no message")
+    server.config_set("maxmemory-policy", "noeviction")
+    server.config_set("maxmemory", 1)
+    try:
+        node.turn_until(lambda: server.hvals(keys.dead_messages(QUEUE.name)), "it is set aside")
+        assert not server.exists(node.channel.unacked_key)
+    finally:
+        server.config_set("maxmemory", 0)
+    assert server.hvals(keys.dead_messages(QUEUE.name)) == ["no message"]
 
 
 def test_results_are_stored_by_a_server_whose_memory_is_full(node, server):

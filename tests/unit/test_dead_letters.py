@@ -100,11 +100,11 @@ def test_letters_are_dropped_and_purged(letters: DeadLetters, server: fakeredis.
     assert server.keys() == []
 
 
-def test_what_takes_the_message_away_is_in_the_same_transaction(
+def test_its_reservation_ends_in_the_same_step(
     letters: DeadLetters, server: fakeredis.FakeRedis
 ) -> None:
     server.hset("unacked", "r1", "x")
-    letters.add(message("1"), "reason", also=lambda pipe: pipe.hdel("unacked", "r1"))
+    letters.add(message("1"), "reason", reservation=("unacked", "r1"))
     assert not server.exists("unacked")
 
 
