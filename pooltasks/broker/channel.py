@@ -98,6 +98,11 @@ class Channel(redis.Channel):
         prefix: str = self.global_keyprefix
         return prefix + self.unacked_key
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether the last reservation found less than there was room for: nothing was left."""
+        return self._may_wait
+
     @cached_property
     def server(self) -> Any:
         """A client on connections of its own: the channel's may be waiting for messages."""

@@ -52,7 +52,9 @@ class Claims:
 
     def of(self, job: Job) -> Claim | None:
         """Return the claim of an operation; None if only the node may complete it."""
-        if self.channel is None or self._acknowledges_first(job.name):
+        if self.channel is None or not self.channel.is_caught_up:
+            return None  # the next reservation, which comes at once, completes it
+        if self._acknowledges_first(job.name):
             return None
         return Claim(self.channel.stored_unacked_key, _reservation(job))
 

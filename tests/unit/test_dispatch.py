@@ -201,6 +201,7 @@ class Channel:
     stored_unacked_key = "prefix:unacked"
 
     def __init__(self) -> None:
+        self.is_caught_up = True
         self.completion = Completion()
 
 
@@ -236,6 +237,13 @@ def test_what_is_acknowledged_first_or_shares_its_worker_is_not_claimed(
     claiming(pool)
     pool.submit(name)
     pool.on_poll_start()
+    assert pool.claimed == [None]
+
+
+def test_while_the_queue_is_not_empty_the_node_completes_everything() -> None:
+    pool = Pool(1)
+    claiming(pool).is_caught_up = False
+    pool.submit()
     assert pool.claimed == [None]
 
 
