@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chaos.cluster import Cluster
 
 _BATCH = 1000
-_LOOPING = 3
+_LOOPING = 3  # times the patience: for how long operations may begin and none end
 _READY = {"SUCCESS": "done", "FAILURE": "failed", "REVOKED": "revoked"}
 
 

@@ -76,7 +76,7 @@ def waited(request: Any, now: float) -> float | None:
         request: Celery's request of a task.
         now: Seconds since the epoch, by the server's clock.
     """
-    return since(request.get("published_at"), now)
+    return _since(request.get("published_at"), now)
 
 
 def taken(request: Any, now: float) -> float | None:
@@ -89,14 +89,11 @@ def taken(request: Any, now: float) -> float | None:
     Returns:
         None if the request does not say.
     """
-    return since(request.get("submitted_at", request.get("published_at")), now)
+    return _since(request.get("submitted_at", request.get("published_at")), now)
 
 
-def since(moment: Any, now: float) -> float | None:
-    """Return the seconds from ``moment``, as a message says it, to ``now``; None if it is no time.
-
-    A stock client sends none, and anyone may send nonsense.
-    """
+def _since(moment: Any, now: float) -> float | None:
+    # A stock client sends none, and anyone may send nonsense.
     if not isinstance(moment, _NUMBER) or not 0 < moment < _END_OF_TIME:
         return None
     # Never negative: what two hosts know of the server's clock differs a little.

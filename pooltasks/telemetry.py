@@ -133,9 +133,8 @@ class Handler:
     config: Any
 
 
-handlers: Mapping[str, tuple[Handler, ...]] = {}
-"""Those of each event that has any. Replaced as a whole and never changed: it is read without
-a lock. Empty where nobody listens, which is quicker to see than to ask :func:`has_listener`."""
+# Replaced as a whole, never changed: execute() reads it without a lock.
+_handlers: dict[str, tuple[Handler, ...]] = {}
 _lock = threading.Lock()
 
 
@@ -168,37 +167,37 @@ def attach_many(
     Raises:
         ValueError: The id is taken, or there is no such event. Then nothing is attached.
     """
-    global handlers  # noqa: PLW0603  the registry belongs to the process
+    global _handlers  # noqa: PLW0603  the registry belongs to the process
     names = list(dict.fromkeys(events))
     for event in names:
         _check(event)
     with _lock:
-        if any(handler.id == handler_id for its in handlers.values() for handler in its):
+        if any(handler.id == handler_id for its in _handlers.values() for handler in its):
             raise ValueError(f"A handler {handler_id!r} is attached already; detach it first.")
-        changed = dict(handlers)
+        changed = dict(_handlers)
         for event in names:
             new = Handler(handler_id, event, function, config)
             changed[event] = (*changed.get(event, ()), new)
-        handlers = changed
+        _handlers = changed
 
 
 def detach(handler_id: str) -> bool:
     """Detach a handler from all its events; return whether it was attached."""
-    global handlers  # noqa: PLW0603  the registry belongs to the process
+    global _handlers  # noqa: PLW0603  the registry belongs to the process
     with _lock:
         left = {
             event: tuple(handler for handler in its if handler.id != handler_id)
-            for event, its in handlers.items()
+            for event, its in _handlers.items()
         }
         changed = {event: its for event, its in left.items() if its}
-        was_attached = sum(map(len, changed.values())) < sum(map(len, handlers.values()))
-        handlers = changed
+        was_attached = sum(map(len, changed.values())) < sum(map(len, _handlers.values()))
+        _handlers = changed
     return was_attached
 
 
 def list_handlers(prefix: str = "") -> list[Handler]:
     """Return the handlers of this process whose event begins with ``prefix``."""
-    current = handlers
+    current = _handlers
     return [
         handler for event, its in current.items() if event.startswith(prefix) for handler in its
     ]
@@ -209,7 +208,7 @@ def has_listener(events: Iterable[str]) -> bool:
 
     Whoever emits many may so save what nobody would see.
     """
-    current = handlers
+    current = _handlers
     return bool(current) and any(event in current for event in events)
 
 
@@ -220,11 +219,11 @@ def execute(
 
     Measurements and metadata are shared by all handlers, which may not change them.
     """
-    its = handlers.get(event)
-    if its is None:
+    handlers = _handlers.get(event)
+    if handlers is None:
         return
     metadata = {} if metadata is None else metadata
-    for handler in its:
+    for handler in handlers:
         try:
             handler.function(event, measurements, metadata, handler.config)
         except SoftTimeLimitExceeded:

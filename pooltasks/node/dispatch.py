@@ -210,16 +210,11 @@ class DispatchPool(AsynPool):
         self._look_later()
 
     def _frame(self, jobs: list[Job], is_alone: bool) -> bytes:
-        operations = [
-            (
-                job.number,
-                job.key,
-                self._accepts_first(job.name),
-                self._claims.of(job) if is_alone else None,
-                *job.call,
-            )
-            for job in jobs
-        ]
+        operations = []
+        for job in jobs:
+            accepts_first = self._accepts_first(job.name)
+            claim = self._claims.of(job) if is_alone and not accepts_first else None
+            operations.append((job.number, job.key, accepts_first, claim, *job.call))
         payload = pickle.dumps((JOBS, operations), pickle.HIGHEST_PROTOCOL)
         return struct.pack("!i", len(payload)) + payload
 

@@ -19,7 +19,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from pooltasks import telemetry
 from pooltasks.errors import categorize
 from pooltasks.node.notes import ended
-from pooltasks.task import Operation, clocked, since, taken
+from pooltasks.task import Operation, clocked, taken, waited
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -66,14 +66,11 @@ class OperationEvents:
         self._operation, self._request, self._wait = operation, request, None
         clocked.run = None
         now = time.monotonic()
-        delivery = request.get("delivery_info")
-        if delivery and delivery.get("redelivered"):
-            wait = None  # what comes back from a dead worker or node had its wait before
-        else:
-            wait = since(request.get("published_at"), self._server_time(now))
+        # What comes back from a dead worker or node had its wait before.
+        wait = None if _redelivered(request) else waited(request, self._server_time(now))
         self._row.start(operation, wait, now)
         self._wait = wait  # of an operation that has begun
-        if telemetry.handlers and telemetry.has_listener(_AT_START):
+        if telemetry.has_listener(_AT_START):
             measurements = {"wait": wait}
             metadata = self._metadata()
             telemetry.execute("worker.checkout", measurements, metadata)
@@ -102,7 +99,7 @@ class OperationEvents:
         if run is None and not isinstance(self._app.tasks.get(self._operation), Operation):
             run = busy  # not timed from inside
         self._row.finish(self._operation, end, run, latency, now)
-        if telemetry.handlers and telemetry.has_listener(_AT_END):
+        if telemetry.has_listener(_AT_END):
             self._tell(
                 {"wait": self._wait, "run": run, "busy": busy, "latency": latency},
                 {**self._metadata(), "outcome": outcome, "category": category, "exception": error},
@@ -119,15 +116,19 @@ class OperationEvents:
 
     def _metadata(self) -> dict[str, Any]:
         request = self._request
-        delivery = request.get("delivery_info")
         return {
             "pool": self.pool,
             "operation": self._operation,
             "id": request["id"],
             "worker": self.worker,
             "retries": request.get("retries", 0),
-            "redelivered": bool(delivery and delivery.get("redelivered")),
+            "redelivered": _redelivered(request),
         }
+
+
+def _redelivered(request: Mapping[str, Any]) -> bool:
+    delivery = request.get("delivery_info")
+    return bool(delivery and delivery.get("redelivered"))
 
 
 def _outcome(einfo: ExceptionInfo) -> tuple[Outcome, BaseException | None]:

@@ -17,8 +17,6 @@ from pooltasks.broker.completion import Batch, complete
 from pooltasks.broker.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from celery import Celery
 
     from pooltasks.broker.channel import Channel
@@ -38,24 +36,15 @@ class Claim(NamedTuple):
 
 
 class Claims:
-    """Says which operations their workers may complete, and hears of those that they have.
-
-    Args:
-        acknowledges_first: Says of a task, by name, whether it is acknowledged before it runs.
-    """
+    """Says which operations their workers may complete, and hears of those that they have."""
 
     channel: Channel | None = None
     """From which operations come; None if their results are not stored with the acknowledgement."""
 
-    def __init__(self, acknowledges_first: Callable[[str], bool]) -> None:
-        self._acknowledges_first = acknowledges_first
-
     def of(self, job: Job) -> Claim | None:
-        """Return the claim of an operation; None if only the node may complete it."""
+        """Return the claim of an operation that is acknowledged late; None if it is the node's."""
         if self.channel is None or not self.channel.is_caught_up:
             return None  # the next reservation, which comes at once, completes it
-        if self._acknowledges_first(job.name):
-            return None
         return Claim(self.channel.stored_unacked_key, _reservation(job))
 
     def completed(self, job: Job) -> None:

@@ -59,7 +59,7 @@ class TaskPool(prefork.TaskPool):
         self.scoreboard = Scoreboard()
         self.max_deliveries = settings.max_deliveries
         self.results: list[StoredResult] = []
-        self.claims = Claims(self._acknowledges_first)
+        self.claims = Claims()
         self.Pool = partial(
             WarmPool,
             spares=settings.spares,

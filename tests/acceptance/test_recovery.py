@@ -58,22 +58,23 @@ def marks(deployment: Deployment) -> list[dict[str, Any]]:
     return [json.loads(mark) for mark in deployment.redis.lrange("marks", 0, -1)]
 
 
-def occupy_both_nodes(deployment: Deployment, app: PoolApp) -> tuple[list[Any], int]:
-    """Start 8 operations; return their results and how many run on the first node."""
+def occupied(deployment: Deployment, app: PoolApp) -> tuple[list[Any], int]:
+    """Start two nodes and 8 operations; return their results and how many the first node runs."""
+    start_two_nodes(deployment)
     pool = Pool("code", app=app)
     results = [pool.submit("sample_operations.mark_and_occupy", ["marks", 1.5]) for _ in range(8)]
     wait_until(lambda: deployment.redis.llen("marks") == 8, "8 running operations")
     node = deployment.nodes[0].pid
-    return results, sum(mark["node"] == node for mark in marks(deployment))
+    on_first = sum(mark["node"] == node for mark in marks(deployment))
+    assert on_first, "the first node ran nothing: the test shows nothing"
+    return results, on_first
 
 
 @pytest.mark.timing
 def test_what_a_killed_node_ran_runs_elsewhere_within_half_a_second(
     deployment: Deployment, app: PoolApp
 ) -> None:
-    start_two_nodes(deployment)
-    results, on_first = occupy_both_nodes(deployment, app)
-    assert on_first, "the first node ran nothing: the test shows nothing"
+    results, on_first = occupied(deployment, app)
 
     killed_at = time.time()
     deployment.nodes[0].kill()
@@ -92,9 +93,7 @@ def test_what_a_killed_node_ran_runs_elsewhere_within_half_a_second(
 def test_what_a_frozen_node_ran_runs_elsewhere_within_its_lease_and_the_node_rejoins(
     deployment: Deployment, app: PoolApp
 ) -> None:
-    start_two_nodes(deployment)
-    results, on_first = occupy_both_nodes(deployment, app)
-    assert on_first, "the first node ran nothing: the test shows nothing"
+    results, on_first = occupied(deployment, app)
     node = psutil.Process(deployment.nodes[0].pid)
     frozen = [node, *node.children(recursive=True)]
     frozen_at = time.time()
@@ -118,9 +117,7 @@ def test_what_a_frozen_node_ran_runs_elsewhere_within_its_lease_and_the_node_rej
 def test_what_workers_run_when_only_their_node_freezes_is_completed_by_them(
     deployment: Deployment, app: PoolApp
 ) -> None:
-    start_two_nodes(deployment)
-    results, on_first = occupy_both_nodes(deployment, app)
-    assert on_first, "the first node ran nothing: the test shows nothing"
+    results, _ = occupied(deployment, app)
     deployment.nodes[0].send_signal(signal.SIGSTOP)
     try:
         for result in results:

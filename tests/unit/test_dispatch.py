@@ -37,7 +37,7 @@ class Pool(DispatchPool):
         self._strategy = strategy
         self.slots = slots
         self._accepts_first = lambda name: name == "at_most_once"
-        self._claims = Claims(self._accepts_first)
+        self._claims = Claims()
         self._on_result = self.results.append
         self._tags = count(1)
         self._uses = 0

@@ -13,6 +13,7 @@ from pooltasks import keys
 from pooltasks.broker import recovery
 from pooltasks.broker.recovery import Lease, reservation_end
 from pooltasks.broker.tenure import Tenure
+from pooltasks.broker.wire import Wire
 
 
 @pytest.fixture
@@ -20,10 +21,11 @@ def server() -> fakeredis.FakeRedis:
     return fakeredis.FakeRedis()
 
 
-class FakeWire:
+class FakeWire(Wire):
     """Has a fake server execute what is sent, at once, and keeps the answers."""
 
     def __init__(self, server: fakeredis.FakeRedis) -> None:
+        super().__init__(None)
         self._server = server
         self._answers: list[Any] = []
         self.is_silent = False
@@ -36,7 +38,7 @@ class FakeWire:
     def receive(self) -> Any:
         return self._answers.pop(0)
 
-    def wait(self, timeout: float) -> bool:  # noqa: ARG002
+    def wait(self, timeout: float) -> bool:  # noqa: ARG002  a wire's
         return not self.is_silent
 
     def close(self) -> None:
@@ -44,7 +46,7 @@ class FakeWire:
 
 
 def lease_of(identity: str, server: fakeredis.FakeRedis, patience: float = 0.0) -> Lease:
-    return Lease(server, FakeWire(server), identity, patience)  # type: ignore[arg-type]
+    return Lease(server, FakeWire(server), identity, patience)
 
 
 def look(lease: Lease) -> bool:
@@ -174,7 +176,7 @@ def test_nothing_is_waited_for_until_a_lease_would_have_run_out(
     server: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire = FakeWire(server)
-    lease = Lease(server, wire, "me")  # type: ignore[arg-type]
+    lease = Lease(server, wire, "me")
     lease.take()
     wire.is_silent = True
     assert look(lease)

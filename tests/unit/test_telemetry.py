@@ -17,7 +17,7 @@ from pooltasks import telemetry
 
 @pytest.fixture(autouse=True)
 def no_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telemetry, "handlers", {})
+    monkeypatch.setattr(telemetry, "_handlers", {})
 
 
 @pytest.fixture
