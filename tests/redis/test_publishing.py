@@ -20,6 +20,7 @@ from tcp_proxy import Proxy
 from pooltasks.app import Extension, PoolApp
 from pooltasks.broker import publishing
 from pooltasks.broker.serialization import MAX_MESSAGE_BYTES, SERIALIZER
+from pooltasks.broker.wire import _JUST_NOW
 from pooltasks.errors import MessageTooLargeError
 from pooltasks.settings import Settings
 from pooltasks.task import Operation
@@ -275,7 +276,10 @@ def test_what_no_message_can_carry_is_refused(args, error, operation, server):
 @pytest.mark.parametrize("retry", [True, False])
 def test_a_connection_that_broke_while_idle_is_replaced_unseen(retry, operation, server):
     operation.delay()
+    answered_at = time.monotonic()
     server.client_kill_filter(_type="normal", skipme=True)
+    while time.monotonic() - answered_at < 2 * _JUST_NOW:
+        pass  # right after an answer nobody looks whether the connection is there
     operation.apply_async((1,), retry=retry)
     assert server.llen(QUEUE) == 2
 
