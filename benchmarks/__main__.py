@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,24 @@ from typing import TYPE_CHECKING, Any
 import click
 import redis
 
+from benchmarks import event_loop, importing
+from benchmarks import fairness as turns
 from benchmarks import resizing as following
 from benchmarks import telemetry as observed
 from benchmarks import tuning as parameters
 from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Round, Size, measure
 from benchmarks.policies import comparisons, lines
 from benchmarks.report import table, targets, typical
+from benchmarks.scenarios import PLANS, command
 from pooltasks.embedded import EmbeddedServer
 from pooltasks.simulator import workloads
 from pooltasks.simulator.traces import trace
 
 if TYPE_CHECKING:
-    from benchmarks.report import Rounds
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.report import Rounds, Target
+    from benchmarks.telemetry import Figure
 
 NAMES = tuple(candidate.name for candidate in CANDIDATES)
 MEASURES = tuple(field.name for field in fields(Round))
@@ -39,6 +46,30 @@ def chosen(_: click.Context, __: click.Parameter, value: str | None) -> list[Can
     if unknown := [name for name in names if name not in modules]:
         raise click.BadParameter(f"{unknown[0]!r} is none of: {', '.join(modules)}")
     return [modules[name] for name in names]
+
+
+json_file_option = click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file."
+)
+
+
+@contextmanager
+def _server() -> Iterator[tuple[Path, EmbeddedServer]]:
+    """Run an empty server; yield a folder for what else there is, and the server."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pooltasks-bench-") as name,
+        EmbeddedServer(Path(name) / "data") as server,
+    ):
+        yield Path(name), server
+
+
+def _documents(judged: Sequence[Figure | Target]) -> list[dict[str, Any]]:
+    return [{**it._asdict(), "holds": it.holds} for it in judged]
+
+
+def _write(path: Path | None, document: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
 
 @click.group()
@@ -69,9 +100,7 @@ def main() -> None:
     metavar="A,B",
     help=f"Only these systems: {', '.join(candidate.module for candidate in CANDIDATES)}.",
 )
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file."
-)
+@json_file_option
 def broker(
     rounds: int,
     operations: int,
@@ -89,11 +118,7 @@ def broker(
     versions: dict[str, dict[str, str]] = {}
     failures: dict[str, str] = {}
     size = Size(operations, round_trips)
-    with (
-        tempfile.TemporaryDirectory(prefix="pooltasks-bench-") as folder,
-        EmbeddedServer(Path(folder) / "data") as server,
-        redis.Redis.from_url(server.url) as client,
-    ):
+    with _server() as (folder, server), redis.Redis.from_url(server.url) as client:
         server_version = client.info("server").get("valkey_version")
         for number in range(1, rounds + 1):
             measured.append({})
@@ -103,7 +128,7 @@ def broker(
                 click.echo(f"round {number} of {rounds}: {candidate.name}", err=True)
                 try:
                     result, versions[candidate.name] = measure(
-                        candidate, size, client, server.url, Path(folder)
+                        candidate, size, client, server.url, folder
                     )
                 except BrokenRoundError as error:
                     failures[candidate.name] = str(error)
@@ -112,24 +137,22 @@ def broker(
     reached = targets(measured)
     click.echo(table(measured, [candidate.name for candidate in candidates], failures))
     click.echo("\nTargets\n" + "\n".join(map(str, reached)))
-    if json_path is not None:
-        document: dict[str, Any] = {
-            "machine": {
-                "cpus": os.cpu_count(),
-                "python": platform.python_version(),
-                "valkey": server_version,
-            },
-            "size": size._asdict(),
-            "versions": versions,
-            "systems": {
-                name: {each: typical(measured, name, each) for each in MEASURES}
-                for name in versions
-            },
-            "rounds": [{name: asdict(it) for name, it in each.items()} for each in measured],
-            "targets": [{**target._asdict(), "holds": target.holds} for target in reached],
-            "failures": failures,
-        }
-        json_path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    document = {
+        "machine": {
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "valkey": server_version,
+        },
+        "size": size._asdict(),
+        "versions": versions,
+        "systems": {
+            name: {each: typical(measured, name, each) for each in MEASURES} for name in versions
+        },
+        "rounds": [{name: asdict(it) for name, it in each.items()} for each in measured],
+        "targets": _documents(reached),
+        "failures": failures,
+    }
+    _write(json_path, document)
     if failures:
         raise SystemExit(1)
 
@@ -144,16 +167,10 @@ def broker(
     help="Drained in a round, with telemetry and without.",
 )
 @click.option("--only-costs", is_flag=True, help="Leave out the rounds.")
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file."
-)
+@json_file_option
 def telemetry(rounds: int, operations: int, only_costs: bool, json_path: Path | None) -> None:
     """Measure what telemetry and metrics cost: throughput, memory, time."""
-    with (
-        tempfile.TemporaryDirectory(prefix="pooltasks-bench-") as folder,
-        EmbeddedServer(Path(folder) / "data") as server,
-        redis.Redis.from_url(server.url) as client,
-    ):
+    with _server() as (folder, server), redis.Redis.from_url(server.url) as client:
         figures = [
             observed.event(),
             *observed.stored(client, server.url),
@@ -162,24 +179,91 @@ def telemetry(rounds: int, operations: int, only_costs: bool, json_path: Path | 
         document: dict[str, Any] = {}
         if not only_costs:
             size = Size(operations, round_trips=100)
-            measured = observed.throughput(rounds, size, client, server.url, Path(folder))
+            measured = observed.throughput(rounds, size, client, server.url, folder)
             figures = [*measured.figures(), *figures]
             document["rounds"] = asdict(measured)
     click.echo("\n".join(map(str, figures)))
-    if json_path is not None:
-        document["figures"] = [{**it._asdict(), "holds": it.holds} for it in figures]
-        json_path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    _write(json_path, {**document, "figures": _documents(figures)})
 
 
 @main.command()
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
 def resizing(rounds: int) -> None:
     """Measure how fast a node forks on command, and how fast a spare takes over."""
-    with (
-        tempfile.TemporaryDirectory(prefix="pooltasks-bench-") as folder,
-        EmbeddedServer(Path(folder) / "data") as server,
-    ):
-        click.echo("\n".join(map(str, following.figures(rounds, server.url, Path(folder)))))
+    with _server() as (folder, server):
+        click.echo("\n".join(map(str, following.figures(rounds, server.url, folder))))
+
+
+@main.command()
+@click.option("--seconds", type=click.IntRange(2, 3600), default=40, show_default=True)
+@click.option("--flood", type=click.IntRange(min=1), default=100_000, show_default=True)
+@click.option(
+    "--run-ms",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="How long each call takes.",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True)
+def fairness(seconds: int, flood: int, run_ms: float, workers: int) -> None:
+    """Measure what a tenant's flood does to the waits of 49 others with one call a second."""
+    with _server() as (folder, server):
+        lines_ = turns.report(
+            server.url,
+            folder,
+            seconds=seconds,
+            flood=flood,
+            run=run_ms / 1000,
+            workers=workers,
+        )
+        click.echo("\n".join(lines_))
+
+
+for name in PLANS:
+    main.add_command(command(name))
+
+
+@main.command(name="asyncio")
+@click.option("--seconds", type=click.IntRange(1, 3600), default=10, show_default=True)
+@click.option(
+    "--requests",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="In flight at any moment.",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@json_file_option
+def from_a_loop(seconds: int, requests: int, workers: int, json_path: Path | None) -> None:
+    """Measure requests of one event loop that await operations, with a server that hangs at last.
+
+    Exits with 0 whether the bounds hold or not.
+    """
+    with _server() as (folder, server):
+        assert server.pid is not None  # noqa: S101  it has been started
+        figures = event_loop.measure(
+            server.url,
+            server.pid,
+            folder,
+            seconds=seconds,
+            requests=requests,
+            workers=workers,
+        )
+    click.echo("\n".join(map(str, figures)))
+    _write(json_path, _documents(figures))
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=21, show_default=True)
+@json_file_option
+def imports(rounds: int, json_path: Path | None) -> None:
+    """Measure ``import pooltasks`` beside that of Celery with its transport and backend.
+
+    Exits with 0 whether the bound holds or not.
+    """
+    figures = importing.figures(rounds)
+    click.echo("\n".join(map(str, figures)))
+    _write(json_path, _documents(figures))
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""One round of one system: its processes, what they are asked, what the server counted."""
+"""One round of one system: its processes, the questions to them, and the server's counts."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ CANDIDATES: Final = (
 
 
 class BrokenRoundError(Exception):
-    """A system did not do what was asked; the message says what was seen."""
+    """A system did not do its task; the message describes the failure."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of one system measured."""
+    """The measurements of one round of one system."""
 
     drain: float
     """Operations a second."""
@@ -83,7 +83,7 @@ class Round:
 
 
 class Size(NamedTuple):
-    """How much is measured in a round."""
+    """The size of a round."""
 
     operations: int
     round_trips: int
@@ -124,7 +124,7 @@ class Producer:
         self._process.communicate()
 
     def introduction(self) -> dict[str, Any]:
-        """Return the commands of the workers, and the versions of what is measured."""
+        """Return the commands of the workers, and the versions of the measured packages."""
         answer: dict[str, Any] = self._answer("start")
         return answer
 
@@ -206,7 +206,7 @@ def _wait_until_gone(processes: list[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            # Those that it has forked too: it leads a session of its own.
+            # Processes that it has forked, too: it leads a session of its own.
             _kill_session(process.pid)
             process.wait()
 
@@ -221,10 +221,10 @@ def _kill_session(pid: int) -> None:
 def measure(
     candidate: Candidate, size: Size, server: redis.Redis, url: str, folder: Path
 ) -> tuple[Round, dict[str, str]]:
-    """Measure one round on an emptied server; return it with the versions of what was measured.
+    """Measure one round on an emptied server; return it with the versions of the packages.
 
     Raises:
-        BrokenRoundError: The system did not do what was asked.
+        BrokenRoundError: The system did not do its task.
     """
     server.flushall()
     with Producer(candidate, url, folder) as producer:
@@ -259,7 +259,7 @@ def measure(
 def _commands(server: redis.Redis) -> int:
     """Return how many commands the server has run, those inside scripts counted too."""
     statistics: dict[str, dict[str, int]] = server.info("commandstats")
-    # What the benchmark itself asks with INFO is none of the system's.
+    # The benchmark's own INFO commands are none of the system's.
     return sum(numbers["calls"] for name, numbers in statistics.items() if name != "cmdstat_info")
 
 

@@ -1,9 +1,9 @@
 """The policy ``objective`` beside other autoscalers, each at its best.
 
-Each rival is tried with several settings on one half of the seeds. What is
-reported, on the other half, is its cheapest setting that was late often enough
-in time there, or, if none was, the one that was late least: on each workload
-the setting that suits it best, which no live pool could choose.
+Each rival is tried with several settings on one half of the seeds. The cheapest
+setting that meets the goal there (if none does, the one that is late least) is
+reported on the other half. So each rival has the best setting for each workload,
+which no live pool could choose.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FIXED = (5, 6, 7, 8, 10, 12, *range(14, 21), 22, 25, 28, 31, 34, 38)
 
 
 def rivals() -> dict[str, dict[str, Builder]]:
-    """Return every setting of every rival: rival → setting → how it is built."""
+    """Return every setting of every rival: rival → setting → its builder."""
     utilizations = (0.5, 0.6, 0.7, 0.8, 0.9)
     return {
         "document's rules": {"": lambda setting: Rules(setting.limits)},
@@ -100,7 +100,7 @@ class Comparison:
     rivals: dict[str, Row]
     """By rival; the policy of a row is the setting."""
     others: list[Row]
-    """Settings that cost the most that still counts as our cost."""
+    """Settings at the highest cost that still counts as equal to ours."""
 
     @property
     def beaten(self) -> list[str]:
@@ -135,9 +135,10 @@ def comparisons(
     """Yield a comparison of each workload.
 
     Args:
-        workloads: What arrives.
+        workloads: The workloads to compare on.
         seeds: How many sequences are reported: from the number 1,000 on.
-        tuning_seeds: How many the rivals are tuned on: from 0 on, as the default policy was.
+        tuning_seeds: How many sequences the rivals are tuned on: from the number 0 on, as
+            the default policy was.
         seconds: Length of a sequence.
     """
     goal = Goal()

@@ -1,7 +1,7 @@
 """The process that sends to one system: ``python -m benchmarks.producer MODULE``.
 
 It runs in that system's environment, reads one question a line from standard
-input and answers each with a line of JSON. It says first what it is.
+input and answers each with a line of JSON. Its first line introduces the system.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ QUESTIONS = {
 
 def main() -> None:
     """Answer until there are no more questions."""
-    # What a library prints is no answer.
+    # Text that a library prints is no answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

@@ -1,4 +1,4 @@
-"""What several rounds say: medians, ratios, and which targets hold."""
+"""The summary of several rounds: medians, ratios, and the targets that hold."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _HEADING = """\
                      ops/s  ÷ stock    an op    ops/s    ops/s     p50      p99     an op"""
 
 Rounds = dict[str, "Round"]
-"""One round: what each system measured in it."""
+"""One round: the measurements of each system."""
 
 
 class Target(NamedTuple):
-    """A ratio that is to be reached, and the one that was."""
+    """A ratio that is to be reached, and the measured one."""
 
     what: str
     at_least: float | None
     at_most: float | None
     ratio: float
-    """Median of the ratios of each round: what slows the machine slows both sides of one."""
+    """Median of the ratios of each round: a slow machine slows both sides of a ratio."""
 
     @property
     def holds(self) -> bool:
-        """Whether the ratio is where it is to be."""
+        """Whether the target is reached."""
         return (self.at_least is None or self.ratio >= self.at_least) and (
             self.at_most is None or self.ratio <= self.at_most
         )
@@ -74,7 +74,7 @@ def typical(rounds: Sequence[Rounds], name: str, measure: str) -> float | None:
 
 
 def fastest_peer(rounds: Sequence[Rounds]) -> str | None:
-    """Return which system but Celery and ours drains fastest; None when none was measured."""
+    """Return the fastest drainer besides Celery and ours; None if no other was measured."""
     peers = {name for each in rounds for name in each if not name.startswith((OURS, STOCK))}
     return max(peers, key=lambda name: typical(rounds, name, "drain") or 0.0, default=None)
 

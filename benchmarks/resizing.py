@@ -1,4 +1,4 @@
-"""How fast a node follows: forks on command, and spares that take over."""
+"""The speed at which a node follows: forks on command, and spares that take over."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Node:
     """A node of this benchmark, as the kernel and its control commands show it.
 
     Args:
-        pool: The one that it serves.
-        pid: Its process.
+        pool: The pool that it serves.
+        pid: Its process id.
     """
 
     def __init__(self, pool: str, pid: int) -> None:
@@ -104,7 +104,7 @@ def figures(rounds: int, url: str, folder: Path) -> list[Figure]:
     """Measure each ``rounds`` times, forks ten times as often.
 
     Raises:
-        BrokenRoundError: A node did not do what was asked.
+        BrokenRoundError: A node did not do its task.
     """
     configuration = folder / "pools.toml"
     configuration.write_text(CONFIGURATION, "utf-8")
@@ -158,7 +158,7 @@ def _forks(node: Node, number: int) -> list[float]:
 
 
 def _growth(node: Node, client: redis.Redis) -> float:
-    """Return the seconds from the command until the spare runs what has waited for it."""
+    """Return the seconds from the command until the spare runs an operation that waited for it."""
     node.wait_for(size=1, warm=1, spares=1, warming=0, busy=0)
     hold.delay()
     _begun(client)
@@ -173,7 +173,7 @@ def _growth(node: Node, client: redis.Redis) -> float:
 
 
 def _death(node: Node, client: redis.Redis) -> float:
-    """Return the seconds from a worker's death until the spare runs what has waited for it."""
+    """Return the seconds from a worker's death until the spare runs its waiting operation."""
     node.wait_for(size=1, warm=1, spares=1, warming=0, busy=0)
     hold.delay()
     _, worker = _begun(client)
@@ -196,7 +196,7 @@ def _begun(client: redis.Redis) -> tuple[float, int]:
 
 
 def _until(reached: Callable[[], Any], what: str) -> Any:
-    """Return what ``reached`` does as soon as that is something."""
+    """Return the value of ``reached`` as soon as it is true."""
     deadline = time.monotonic() + _TIMEOUT
     while not (value := reached()):
         if time.monotonic() > deadline:

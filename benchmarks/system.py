@@ -1,7 +1,7 @@
-"""What the benchmark asks of a queue: the only thing that differs between systems.
+"""The interface between the benchmark and a queue: the only part that systems differ in.
 
 A system runs in its own environment, so neither this module nor those of
-``systems/`` import pooltasks (but the one that is pooltasks) or each other.
+``systems/`` import each other or, except for its own module, pooltasks.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class System(ABC):
     workers: ClassVar[Sequence[list[str]]]
     """The commands that together run :data:`PROCESSES` workers."""
     distributions: ClassVar[tuple[str, ...]]
-    """What is measured: names on PyPI, the system first."""
+    """The measured packages: their names on PyPI, the system first."""
 
     def __init__(self) -> None:
         self._server = redis.Redis.from_url(server_url())
@@ -59,7 +59,7 @@ class System(ABC):
         """Send ``count`` operations in the way the system has for many at once.
 
         Raises:
-            NotImplementedError: It has none.
+            NotImplementedError: The system has no such way.
         """
         raise NotImplementedError
 
@@ -88,11 +88,11 @@ class KeyedResults(System):
     def __init__(self) -> None:
         super().__init__()
         self.keys: list[str] = []
-        """The keys of the results of what was sent, in that order."""
+        """The keys of the results of the operations that were sent, in that order."""
         self._complete = 0
 
     def finished(self) -> int:
-        """Return how many results are there, of those without a gap before them."""
+        """Return the number of results that are there without a gap before them."""
         while block := self.keys[self._complete : self._complete + _BLOCK]:
             there = self.ask("EXISTS", *block)
             if there < len(block):

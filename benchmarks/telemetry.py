@@ -1,4 +1,4 @@
-"""What telemetry and metrics cost: in a worker, in a node, in Redis and in a scrape."""
+"""The cost of telemetry and metrics: in a worker, in a node, in Redis and in a scrape."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from prometheus_client.registry import Collector as MetricCollector
 
 from benchmarks.measure import Candidate, Round, Size, measure
 from pooltasks import keys
-from pooltasks.app import Extension, PoolApp
+from pooltasks.app import PoolApp
 from pooltasks.errors import Category
+from pooltasks.extension import Extension
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.families import families
 from pooltasks.metrics.sample import Resources, Sample
@@ -30,8 +31,9 @@ from pooltasks.node.notes import ended
 from pooltasks.node.row import Row
 from pooltasks.node.sampler import Sampler, Workforce
 from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.pool_settings import Objective
 from pooltasks.pools import Pool
-from pooltasks.settings import Objective, Settings
+from pooltasks.settings import Settings
 from pooltasks.task import clocked
 from pooltasks.telemetry import Outcome
 
@@ -54,7 +56,7 @@ _WORKERS = 4
 _RATE = 300
 """Operations that a node runs a second."""
 _OPERATIONS, _FEW = 40, 5
-"""Different operations of a node: more than are counted by name, and as many as is usual."""
+"""Different operations of a node: more than are counted by name, and a usual number."""
 _STORED_SECONDS = 300
 """Seconds of samples of a busy node whose size is measured."""
 _POOLS, _BY_POOL = 50, 200
@@ -112,10 +114,10 @@ class Throughput:
 
 
 def throughput(rounds: int, size: Size, client: redis.Redis, url: str, folder: Path) -> Throughput:
-    """Drain the same backlog with telemetry and without, in turn; who is first alternates.
+    """Drain the same backlog with telemetry and without, in turn; the first of them alternates.
 
     Raises:
-        BrokenRoundError: A node did not do what was asked.
+        BrokenRoundError: A node did not do its task.
     """
     measured: dict[str, list[Round]] = {ON.name: [], OFF.name: []}
     for number in range(rounds):
@@ -127,7 +129,7 @@ def throughput(rounds: int, size: Size, client: redis.Redis, url: str, folder: P
 
 
 def event() -> Figure:
-    """Measure an event in a worker: what is told of an operation, down into the worker's row."""
+    """Measure the events of an operation in a worker, down to the stores in the worker's row."""
     app = _application("redis://127.0.0.1:1", [_POOL], _POOL)
     events = OperationEvents(app, _POOL, Row())
     request = {"id": "one", "published_at": time.time(), "delivery_info": {}}
@@ -153,7 +155,7 @@ def _least(function: Callable[[], None]) -> float:
 
 
 def stored(client: redis.Redis, url: str) -> list[Figure]:
-    """Measure the samples of a busy node: what they take of it and of Redis, and to be read."""
+    """Measure the samples of a busy node: their cost for the node, for Redis and for a reader."""
     client.flushall()
     app = _application(url, [_POOL], _POOL)
     pool = Pool(_POOL, app)
@@ -316,7 +318,7 @@ def _sample(number: int) -> Sample:
 
 
 class _Fixed(MetricCollector):
-    """Families that were made before."""
+    """Metric families that were made before."""
 
     def __init__(self, made: list[Metric]) -> None:
         self._made = made

@@ -1,4 +1,4 @@
-"""What each parameter of the policy ``objective`` does: the table and the pictures of the guide.
+"""The effect of each parameter of the policy ``objective``: the guide's table and pictures.
 
 One parameter, or one condition around the policy, is changed at a time; all
 runs of a workload have the same operations.
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pooltasks.optimizer.policies import Policy
-    from pooltasks.simulator.engine import Run
     from pooltasks.simulator.report import Builder, Setting
+    from pooltasks.simulator.run import Run
     from pooltasks.simulator.workloads import Arrivals
 
 WORKLOADS = ("steady", "flash", "on-off", "mmpp")

@@ -1,4 +1,4 @@
-"""Where every accepted operation is in the end."""
+"""The end of every accepted operation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from chaos.cluster import QUEUE
 from pooltasks import keys
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _READY = {"SUCCESS": "done", "FAILURE": "failed", "REVOKED": "revoked"}
 
 @dataclass
 class Account:
-    """What became of the accepted operations of one run."""
+    """The accepted operations of one run, counted by their ends."""
 
     accepted: int
     done: int = 0
@@ -30,7 +31,7 @@ class Account:
     dead: int = 0
     revoked: int = 0
     waiting: int = 0
-    """In the queue, though nobody takes them any more."""
+    """In the queue or delayed, though nobody takes them any more."""
     reserved: int = 0
     """Held by a process that is dead; stock gives them back after the visibility timeout."""
     lost: list[str] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Account:
 def settle(cluster: Cluster, accepted: Collection[str], patience: float) -> Account:
     """Wait until every operation has an end, or nothing has happened for ``patience`` seconds.
 
-    Nor is what only begins again and again waited for longer than some times that.
+    Operations that only begin again and again are given up after some times that.
     """
     seen, since = (-1, -1), time.monotonic()
     ended_at = since
@@ -72,12 +73,11 @@ def _account(cluster: Cluster, accepted: Collection[str]) -> Account:
     ended = _ended(server, accepted)
     ends = Counter(ended.values())
     account = Account(len(accepted), ends["done"], ends["failed"], ends["dead"], ends["revoked"])
-    reserved = {
-        _id_of(entry)
-        for name in (b"unacked", *server.keys("pooltasks:unacked:*"))
-        for entry in server.hvals(name)
+    reserved = {_id_of(message) for message in reserved_messages(server)}
+    waiting = {
+        _id_of(message)
+        for message in (*server.lrange(QUEUE, 0, -1), *delayed_messages(server, QUEUE))
     }
-    waiting = {_id_of(entry) for entry in server.lrange("pool.chaos", 0, -1)}
     for identifier in accepted:
         if identifier in ended:
             continue
@@ -93,9 +93,9 @@ def _account(cluster: Cluster, accepted: Collection[str]) -> Account:
 
 
 def _ended(server: Any, operations: Iterable[str]) -> dict[str, str]:
-    """Return how each operation ended that has."""
+    """Return the ends of the operations that have ended."""
     identifiers = list(operations)
-    dead = {name.decode() for name in server.hkeys(keys.dead_letters("pool.chaos"))}
+    dead = {name.decode() for name in server.hkeys(keys.dead_letters(QUEUE))}
     ended = {}
     for place in range(0, len(identifiers), _BATCH):
         batch = identifiers[place : place + _BATCH]
@@ -108,9 +108,27 @@ def _ended(server: Any, operations: Iterable[str]) -> dict[str, str]:
     return ended
 
 
-def _id_of(entry: bytes) -> str:
-    """Return the id of the operation in a reservation or a message."""
-    content = json.loads(entry)
-    message = content[0] if isinstance(content, list) else content
-    identifier: str = message["headers"]["id"]
+def reserved_messages(server: Any) -> list[bytes]:
+    """Return the messages that nodes hold, dead ones and stock ones included."""
+    found = [
+        entry[2:]  # after its place and its state
+        for name in server.keys(keys.unacked(QUEUE, "*"))
+        for entry in server.hvals(name)
+    ]
+    for name in server.keys(keys.incoming(QUEUE, "*")):
+        found += server.lrange(name, 0, -1)
+    # kombu keeps the message together with its exchange and queue.
+    found += [json.dumps(json.loads(entry)[0]).encode() for entry in server.hvals("unacked")]
+    return found
+
+
+def delayed_messages(server: Any, queue: str) -> list[bytes]:
+    """Return the messages of a queue that wait at the server until they are due."""
+    # After its place.
+    return [entry[1:] for entry in server.hvals(keys.delayed_messages(queue))]
+
+
+def _id_of(message: bytes) -> str:
+    """Return the id of the operation in a message."""
+    identifier: str = json.loads(message)["headers"]["id"]
     return identifier

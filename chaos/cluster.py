@@ -1,4 +1,4 @@
-"""A deployment of real processes on this machine, which starts again whatever dies."""
+"""A deployment of real processes on this machine, which starts dead processes again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pooltasks
 from chaos.operations import FOLDER_VARIABLE
 from chaos.runs import Runs
 from chaos.server import MortalServer
-from pooltasks.app import Extension, PoolApp
+from pooltasks.app import PoolApp
+from pooltasks.extension import Extension
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _CONFIGURATION = """
 broker_transport = "{transport}"
 
 [pools.chaos]
-imports = ["chaos.operations"]
+imports = ["{module}"]
 pool_size = {workers}
 min_pool_size = {workers}
 max_pool_size = {workers}
@@ -44,9 +45,11 @@ max_deliveries = {max_deliveries}
 class Process:
     """One process of the deployment; :meth:`watch` starts it again when it is dead."""
 
-    def __init__(self, cluster: Cluster, name: str, url: str, *arguments: str) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str, url: str, *arguments: str, **environment: str
+    ) -> None:
         self.name = name
-        self._environment = {**cluster.environment, "POOLTASKS_REDIS_URL": url}
+        self._environment = {**cluster.environment, "POOLTASKS_REDIS_URL": url, **environment}
         self._arguments = [sys.executable, "-m", *arguments]
         self._folder = cluster.folder
         self.lock = threading.Lock()
@@ -55,7 +58,7 @@ class Process:
 
     @property
     def log_path(self) -> Path:
-        """Everything that its processes have said."""
+        """The output of all its processes."""
         return self._folder / f"{self.name}.log"
 
     def start(self) -> None:
@@ -79,7 +82,7 @@ class Process:
             return True
 
     def send(self, signal_number: int) -> bool:
-        """Send a signal; return whether there was somebody to get it."""
+        """Send a signal; return whether there was a process to get it."""
         with self.lock:
             if self.popen.poll() is not None:
                 return False
@@ -106,6 +109,7 @@ class Cluster:
         operation_timeout: Seconds.
         max_deliveries: Deaths after which an operation becomes a dead letter.
         control: Whether there are a control node and beat.
+        module: Of the pool's operations.
         server: The server, on a data folder of its own.
     """
 
@@ -119,6 +123,7 @@ class Cluster:
         operation_timeout: float = 30,
         max_deliveries: int = 3,
         control: bool = True,
+        module: str = "chaos.operations",
         server: MortalServer | None = None,
     ) -> None:
         self.folder = folder
@@ -126,6 +131,7 @@ class Cluster:
         self.server = server or MortalServer(folder / "data")
         self._size = nodes
         self._with_control = control
+        self._module = module
         configuration = folder / "pools.toml"
         configuration.write_text(
             _CONFIGURATION.format(
@@ -133,6 +139,7 @@ class Cluster:
                 workers=workers,
                 operation_timeout=operation_timeout,
                 max_deliveries=max_deliveries,
+                module=module,
             )
         )
         self.environment: Mapping[str, str] = {
@@ -163,10 +170,11 @@ class Cluster:
         self._watcher.start()
         return self
 
-    def add_node(self, name: str, url: str) -> Process:
-        """Start one more node."""
-        options = ("-l", "warning", "-Q", QUEUE, "-n", f"{name}@%h")
-        node = Process(self, name, url, "celery", "-A", "pooltasks", "worker", *options)
+    def add_node(self, name: str, url: str, *options: str, **environment: str) -> Process:
+        """Start one more node, with further options and environment."""
+        options = ("-l", "warning", "-Q", QUEUE, "-n", f"{name}@%h", *options)
+        celery = ("celery", "-A", "pooltasks")
+        node = Process(self, name, url, *celery, "worker", *options, **environment)
         self.nodes.append(node)
         return node
 
@@ -190,18 +198,13 @@ class Cluster:
         app = PoolApp("pooltasks", set_as_current=False)
         settings = Settings.load(redis_url=url, pools={"chaos": {"checkout_timeout": 3600}})
         app._extension = Extension(settings)  # noqa: SLF001  not those of this process
-        app.loader.import_task_module("chaos.operations")
+        app.loader.import_task_module(self._module)
         app.finalize()
         return app
 
     def _watch(self) -> None:
         while not self._stopping.wait(_LOOK_INTERVAL):
             self.restarts += sum(process.watch() for process in (*self.nodes, *self.others))
-
-    def reserved(self) -> int:
-        """Return how many operations the nodes have reserved, dead ones included."""
-        hashes = [b"unacked", *self.redis.keys("pooltasks:unacked:*")]
-        return sum(int(self.redis.hlen(name)) for name in hashes)
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()

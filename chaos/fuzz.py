@@ -8,26 +8,29 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-from chaos.cluster import QUEUE, Cluster, wait_until
+from chaos.accounting import delayed_messages
+from chaos.cluster import QUEUE, Cluster
 from chaos.mutations import mutate, oversized
 from chaos.operations import noted
 from pooltasks import keys
-from pooltasks.settings import CONTROL_POOL
+from pooltasks.broker.validation import read_operation
+from pooltasks.keys import CONTROL_POOL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 _SAMPLES = keys.queue(CONTROL_POOL)
 _GOOD_EVERY = 10
 _OVERSIZED_EVERY = 2500
 _PATIENCE = 15.0
+_LOOK_INTERVAL = 0.1
 _BATCH = 500
 _READY = ("SUCCESS", "FAILURE", "REVOKED")
 
 
 class Findings(NamedTuple):
-    """What became of the messages."""
+    """The messages, counted by their ends."""
 
     hostile: int
     good: int
@@ -35,9 +38,9 @@ class Findings(NamedTuple):
     ended: int
     """Hostile ones that are operations all the same, and have a result."""
     ran: int
-    """Those that ran and leave none."""
+    """Hostile ones that ran and leave no result."""
     scheduled: int
-    """Those that are held until they are due."""
+    """Hostile ones that are held until they are due."""
     unaccounted: list[bytes]
     good_unfinished: int
     node_deaths: int
@@ -81,10 +84,11 @@ def _samples(cluster: Cluster) -> list[bytes]:
         {"chain": [finish]},
         {"chord": work.si("finish"), "group_id": "g", "group_index": 0},
         {"ignore_result": True},
-        {"headers": {"colour": "red"}, "priority": 3},
+        {"headers": {"color": "red"}, "priority": 3},
     ):
         work.apply_async(("finish",), queue=_SAMPLES, **options)
     found: list[bytes] = [*reversed(cluster.redis.lrange(_SAMPLES, 0, -1))]
+    found += delayed_messages(cluster.redis, _SAMPLES)
     return [message.replace(_SAMPLES.encode(), QUEUE.encode()) for message in found]
 
 
@@ -107,9 +111,9 @@ def _findings(cluster: Cluster, hostile: Sequence[bytes], good: Sequence[bytes])
         finished.update(_with_result(cluster.redis, set(identifiers) - finished))
         return len(finished) == len(identifiers)
 
-    _wait(all_finished)
+    _wait(all_finished, lambda: len(identifiers) - len(finished))
     open_ones = _Open(cluster, hostile)
-    _wait(open_ones.none_is_left)
+    _wait(open_ones.none_is_left, lambda: len(open_ones.left))
     return Findings(
         len(hostile),
         len(good),
@@ -123,11 +127,13 @@ def _findings(cluster: Cluster, hostile: Sequence[bytes], good: Sequence[bytes])
     )
 
 
-def _wait(condition: Any) -> None:
-    try:
-        wait_until(condition, "every message has an end", _PATIENCE)
-    except TimeoutError:
-        return  # what is missing is the finding
+def _wait(is_over: Callable[[], bool], left: Callable[[], int]) -> None:
+    """Wait until it is over, or ``left`` has not fallen for a while: the rest is the finding."""
+    seen, since = left(), time.monotonic()
+    while not is_over() and time.monotonic() - since < _PATIENCE:
+        if left() != seen:
+            seen, since = left(), time.monotonic()
+        time.sleep(_LOOK_INTERVAL)
 
 
 class _Open:
@@ -144,9 +150,7 @@ class _Open:
         dead = set(server.hvals(keys.dead_messages(QUEUE)))
         with_result = _with_result(server, {*filter(None, map(_identifier, self.left))})
         started = {start.operation for start in self._cluster.runs}
-        held = b"".join(
-            entry for name in server.keys("pooltasks:unacked:*") for entry in server.hvals(name)
-        )
+        held = set(delayed_messages(server, QUEUE))
         left, self.left, self.scheduled = self.left, [], 0
         for message in left:
             identifier = _identifier(message)
@@ -168,10 +172,13 @@ def _is_for_later(message: bytes) -> bool:
 
 
 def _identifier(message: bytes) -> str | None:
-    """Return the id of what may be an operation."""
+    """Return the id of a message that may be an operation."""
     try:
-        identifier = json.loads(message)["headers"]["id"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        headers = json.loads(message)["headers"]
+        # As Celery 3 sent it, everything is in the body, which may be compressed.
+        is_new = "task" in headers or "id" in headers
+        identifier = (headers if is_new else read_operation(message)["headers"])["id"]
+    except Exception:  # noqa: BLE001  nobody knows all that a hostile one can raise
         return None
     return identifier if isinstance(identifier, str) else None
 

@@ -27,7 +27,7 @@ _PATIENCE = 20.0
 
 
 class Plan(NamedTuple):
-    """How much of what happens to a run."""
+    """The number of faults of each kind in a run."""
 
     operations: int
     node_kills: int
@@ -35,11 +35,11 @@ class Plan(NamedTuple):
     freezes: int
     cuts: int
     other_kills: int
-    """Of the control node and beat."""
+    """Kills of the control node and beat."""
 
 
 class Report(NamedTuple):
-    """What happened, and what became of the operations."""
+    """The faults of a run, and the ends of its operations."""
 
     account: Account
     happened: Counter[str]
@@ -49,7 +49,7 @@ class Report(NamedTuple):
 
 
 class Mayhem:
-    """Does what the plan says, evenly over the progress of the run, in random order."""
+    """Carries out the plan, evenly over the progress of the run, in random order."""
 
     def __init__(self, cluster: Cluster, plan: Plan, seed: int) -> None:
         self._cluster = cluster
@@ -74,7 +74,7 @@ class Mayhem:
         self._thread.start()
 
     def finish(self) -> None:
-        """Do what is left, and thaw everything."""
+        """Carry out the rest of the plan, and thaw everything."""
         self._finished.set()
         self._thread.join()
 
@@ -164,7 +164,7 @@ def kill(folder: Path, plan: Plan, transport: str, seed: int) -> Report:
 
 
 def _fate(chance: random.Random, number: int) -> tuple[str, float]:
-    """Return what the operation of this number does, and how long it takes."""
+    """Return the fate of the operation with this number, and its seconds."""
     if number % 10_000 == 5_000:  # noqa: PLR2004  few: each kills three workers
         return "kill", 0.0
     if number % 500 == 250:  # noqa: PLR2004

@@ -24,12 +24,12 @@ _MANY = 25
 _LONGEST_WAIT = 60.0
 _RUN = ("finish", 0.002)
 _LONG_RUN = ("finish", 4.0)
-"""Goes on in its worker while the server is away."""
+"""Fate and seconds of an operation that goes on in its worker while the server is away."""
 _EACH_LONG = 200
 
 
 class Call(NamedTuple):
-    """An operation that was accepted, or the result of one that was waited for."""
+    """An accepted operation, or a result that a caller waited for."""
 
     id: str
     begun: float
@@ -39,7 +39,7 @@ class Call(NamedTuple):
 
 
 class Load:
-    """Publishes until it is closed; nothing that happens to the server ends it."""
+    """Publishes until it is closed; no fault of the server ends it."""
 
     def __init__(self, cluster: Cluster) -> None:
         app = cluster.application(cluster.proxied_url)
@@ -51,7 +51,7 @@ class Load:
         self.refused: Counter[str] = Counter()
         """Calls that raised, by how they were made."""
         self.unexpected: list[str] = []
-        """Errors that nobody promised."""
+        """Errors that the documentation does not promise."""
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=(action,))
@@ -72,7 +72,7 @@ class Load:
         while not self._stopping.wait(_PAUSE):
             try:
                 action()
-            except Exception as error:  # noqa: BLE001  whatever it is, the report has it
+            except Exception as error:  # noqa: BLE001  the report names any error
                 self.unexpected.append(f"{action.__name__}: {type(error).__name__}: {error}")
                 self._stopping.wait(10 * _PAUSE)
 

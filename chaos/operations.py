@@ -1,7 +1,7 @@
-"""What the nodes of a chaos run execute: each start is noted in a file before anything else.
+"""The operations of a chaos run: each start is noted in a file before anything else.
 
-The notes are files of this machine, and so survive whatever happens to the
-server and to the process that writes them.
+The notes are files of this machine, and so survive the death of the server and
+of the process that writes them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def noted(identifier: str) -> str:
     return blake2b(identifier.encode(errors="surrogatepass"), digest_size=18).hexdigest()
 
 
-def _note_start(identifier: str) -> None:
+def note_start(identifier: str) -> None:
+    """Note that an operation starts."""
     note = f"{noted(identifier)} {time.time():17.6f}\n"
     os.write(_file_of(os.getpid()), note.encode())
 
@@ -45,7 +46,7 @@ def _note_start(identifier: str) -> None:
 @operation(pool="chaos", bind=True, store_errors_even_if_ignored=True)
 def work(self: Any, fate: str = "finish", seconds: float = 0.0) -> str:
     """Take ``seconds``, then finish, fail, or kill this worker."""
-    _note_start(self.request.id)
+    note_start(self.request.id)
     time.sleep(seconds)
     if fate == "fail":
         raise ValueError("told to fail")

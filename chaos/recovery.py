@@ -1,4 +1,4 @@
-"""How long what ran in a killed or frozen process takes to run again."""
+"""The time until operations of a killed or frozen process run again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from chaos.cluster import Cluster, wait_until
+from chaos.cluster import QUEUE, Cluster, wait_until
 from pooltasks import keys
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class _Bench:
     def _wait_for_both_nodes(self) -> None:
         """Wait until both nodes are whole, and have looked at each other.
 
-        A node takes its lease when it connects, and looks at others first when
-        it renews it: a second later, when it has asked others what is revoked.
+        A node takes its lease when it connects, before it has asked others what is
+        revoked. Its first look at the others comes with its first renewal.
         """
         nodes = self._cluster.nodes
         wait_until(
@@ -103,7 +103,7 @@ class _Bench:
         time.sleep(_SEEN)
 
     def _leases(self) -> dict[bytes, float]:
-        return dict(self._cluster.redis.zrange(keys.LEASES, 0, -1, withscores=True))
+        return dict(self._cluster.redis.zrange(keys.leases(QUEUE), 0, -1, withscores=True))
 
     def _wait_for_starts(self, since: float, number: int) -> float:
         """Return when the last of so many starts since a moment was."""

@@ -1,4 +1,4 @@
-"""Kill the server under load and start it again; see when what comes back."""
+"""Kill the server under load and start it again; measure when each part works again."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _PATIENCE = 20.0
 
 
 class Report(NamedTuple):
-    """What was seen."""
+    """The results of a run."""
 
     back: dict[str, list[float]]
-    """Seconds from each return of the server, when it answers and has its data, until something
-    works with what came after it."""
+    """Seconds from each return of the server, when it answers and has its data, until a part
+    works on operations that came after it."""
     outages: list[float]
     """Seconds for which the server was away."""
     account: Account
     refused: Counter[str]
     unexpected: list[str]
-    """Errors of producers and callers that nobody promised."""
+    """Errors of producers and callers that the documentation does not promise."""
     node_deaths: int
     seconds: float
 
@@ -66,7 +66,7 @@ def restart(folder: Path, times: int, server: MortalServer, nodes: int, seed: in
             observer.wait(time.time(), load)
             for _ in range(times):
                 time.sleep(_LOAD_SECONDS)
-                # Short and long ones: what waits longer with each attempt shows only then.
+                # Short and long ones: pauses that grow with each attempt show only in a long one.
                 outages.append(chance.uniform(0, _LONGEST_OUTAGE))
                 server.kill()
                 time.sleep(outages[-1])
@@ -81,14 +81,14 @@ def restart(folder: Path, times: int, server: MortalServer, nodes: int, seed: in
 
 
 class _Observer:
-    """Looks, from outside, when each part of a deployment works."""
+    """Finds out from outside when each part of a deployment works."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._app = cluster.application(cluster.url)
 
     def wait(self, since: float, load: Load) -> dict[str, float]:
-        """Return after how many seconds each part has worked with what came after ``since``."""
+        """Return the seconds until each part has worked on operations that came after ``since``."""
         pending: dict[str, Callable[[float, Load], bool]] = {
             "a producer is accepted": self._accepts,
             "a waiting caller is answered": self._answers,
@@ -115,7 +115,7 @@ class _Observer:
         return any(call.at > since for call in load.answered[-100:])
 
     def _consumes(self, since: float, load: Load) -> bool:
-        """Return whether every node has begun something that was sent after ``since``."""
+        """Return whether every node has begun an operation that was sent after ``since``."""
         new = {call.id for call in load.accepted[-2000:] if call.begun > since}
         workers = {
             start.worker for start in self._cluster.runs.since(since) if start.operation in new

@@ -29,8 +29,7 @@ class MortalServer(EmbeddedServer):
             answers it as a rule when the kernel has it, which outlives the
             server as well; but while a flush to the disk takes long, the server
             keeps writes to itself for up to two seconds and answers all the same
-            (``flushAppendOnlyFile`` in its source), and what it has then is lost
-            with it.
+            (``flushAppendOnlyFile`` in its source); these writes are lost with it.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class MortalServer(EmbeddedServer):
             self._running.wait()
 
     def stop(self) -> None:
-        """Kill it for good; what it holds is needed no more."""
+        """Kill it for good; its data is needed no more."""
         self.kill()
         self._stack.close()
 

@@ -1,10 +1,9 @@
 """Coroutines: the event loop of this process, on which operations that are ``async def`` run.
 
 The loop runs in a thread of its own from the first coroutine on, and goes on
-between them: what a library keeps open on it (sessions, pools of connections)
-stays open. Whoever runs an operation waits for its coroutine in the thread in
-which it would run a function, so that all around it, Celery's signals, results,
-retries and telemetry, is the same for both.
+between them: sessions and pools of connections that a library opens on it stay
+open. The thread that runs an operation waits for its coroutine, as it would run
+a function: Celery's signals, results, retries and telemetry are the same for both.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class _Call:
         self._ended.acquire()
         self.thread = threading.get_ident()
         self.owner: Any = get_ident()
-        """As whom Celery knows that thread; None once the coroutine has ended."""
+        """Celery's identity of that thread; None once the coroutine has ended."""
 
     def begin(self) -> None:
         """Run the coroutine; called on the loop, in a copy of the caller's context."""
@@ -59,10 +58,10 @@ class _Call:
         self._ended.acquire()
 
     def result(self) -> Any:
-        """Return what the coroutine returned, or raise what it raised.
+        """Return the coroutine's value, or raise its error.
 
         Raises:
-            SoftTimeLimitExceeded: It was interrupted and made nothing of it.
+            SoftTimeLimitExceeded: It was interrupted and did not handle that.
             concurrent.futures.CancelledError: It cancelled itself.
         """
         assert self._task is not None  # noqa: S101  for the type checker: it has ended
@@ -71,7 +70,7 @@ class _Call:
         except asyncio.CancelledError as error:
             if self._cancelled:
                 raise SoftTimeLimitExceeded from error
-            # asyncio's is no Exception: it would pass everything that takes note of errors.
+            # asyncio's error is no Exception: it would pass all code that handles errors.
             raise concurrent.futures.CancelledError from error
 
 
@@ -119,22 +118,22 @@ def _running() -> _Loop:
 
 
 def _owner() -> Any:
-    """Return whose stacks of tasks and requests are the present ones, as Celery knows it."""
+    """Return the owner of the present stacks of tasks and requests, as Celery knows it."""
     call = _present.get()
     return get_ident() if call is None or call.owner is None else call.owner
 
 
 def run(task: Task, value: Any) -> Any:
-    """Return ``value``; of a coroutine, what it returns when it has run on the loop.
+    """Return ``value``; if it is a coroutine, run it on the loop and return its result.
 
     It runs in a copy of the caller's context. ``task.request`` and Celery's
-    ``current_task`` are there what they are for the caller: Celery keeps both by
-    thread, and lets itself be told which thread that is. So they are right in
-    what the coroutine starts, too.
+    ``current_task`` are there the same as for the caller: Celery keeps both by
+    thread, and asks a function which thread that is. So they are right in tasks
+    that the coroutine starts, too.
 
     Args:
-        task: Whose coroutine it is.
-        value: What its function returned.
+        task: The task of the coroutine.
+        value: The value that the task's function returned.
 
     Raises:
         SoftTimeLimitExceeded: It was interrupted.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READY_LINE: Final = "Ready to accept connections"
-"""What the server logs once it serves: for those who read its output."""
+"""The line that the server logs once it serves: for those who read its output."""
 
 _HOST: Final = "127.0.0.1"
 _LONGEST_SOCKET_PATH: Final = 107  # bytes: sun_path of unix(7) less the final zero
@@ -79,8 +79,8 @@ class EmbeddedServer:
     """One Valkey server on a data folder; also a context manager.
 
     Everything written survives a stop, a crash and a restart on the same
-    folder: the append-only file is on (``appendfsync everysec``: what was
-    acknowledged survives the death of the server, all but the last second the
+    folder: the append-only file is on (``appendfsync everysec``: all acknowledged
+    writes survive the death of the server, all but those of the last second the
     death of the machine). The server never evicts a key, and only this machine
     reaches it. It runs in a session of its own, so that Ctrl-C does not reach
     it, and dies with the thread that started it (see
@@ -142,9 +142,9 @@ class EmbeddedServer:
     def reserve(self) -> Iterator[None]:
         """Hold the data folder and the port, for as long as the context is open.
 
-        :meth:`start` does it itself. It is for those who run :attr:`argv`
-        themselves: the server may then die and start again, on the same port,
-        without anyone else coming in between.
+        :meth:`start` does it itself. It is for programs that run :attr:`argv`
+        themselves: their server may then die and start again, and no other
+        process takes its port meanwhile.
 
         Raises:
             EmbeddedServerError: The folder is in use by another running server
@@ -346,8 +346,8 @@ def reserved_port(wanted: int | None) -> Iterator[int]:
     """Hold ``wanted``, or a free TCP port, without listening on it.
 
     Linux lets a second socket listen there when both set ``SO_REUSEADDR`` and
-    the first does not listen; the server sets it. Nobody is given the port as
-    a free one meanwhile.
+    the first does not listen; the server sets it. Meanwhile no other process is
+    given the port as a free one.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reservation:
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

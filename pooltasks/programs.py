@@ -1,7 +1,7 @@
-"""The programs of sessions in Redis, and what each of them has done.
+"""The programs of sessions in Redis, and the executions of each.
 
-A program is any JSON object under a name: what it means, and how it is run, is
-the business of :mod:`pooltasks.operations.programs`.
+A program is any JSON object under a name; :mod:`pooltasks.operations.programs`
+knows its meaning and runs it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class StoredProgram:
         revision: Random and unique: tells this definition from one with the same
             version in a session of the same name that expired.
         created_at: Epoch seconds.
-        definition: What was stored, a JSON object.
+        definition: The stored definition, a JSON object.
     """
 
     session_id: str
@@ -76,7 +76,7 @@ class StoredProgram:
 
 @dataclass(frozen=True, slots=True)
 class ProgramStatistics:
-    """What a program's present definition has done.
+    """The executions of a program's present definition.
 
     Attributes:
         executions: Finished executions, failures included.

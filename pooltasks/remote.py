@@ -1,64 +1,25 @@
-"""What live nodes are asked and told, through Celery's remote control."""
+"""The other side: the server, and orders to nodes through remote control."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import redis
-from kombu.exceptions import OperationalError
+from kombu.utils.url import maybe_sanitize_url
+
+from pooltasks.broker.asking import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from celery import Celery
 
-REPLY_TIMEOUT = 1.0
-"""Seconds that nodes have to answer."""
+__all__ = ["ask", "server_name", "split"]
 
 
-def ask(
-    app: Celery,
-    command: str,
-    nodes: Sequence[str] | None = None,
-    timeout: float = REPLY_TIMEOUT,
-    **arguments: Any,
-) -> dict[str, dict[str, Any]]:
-    """Send a control command; return the replies by node name.
-
-    A node that does not know the command, as a plain worker of Celery, has none.
-
-    Args:
-        app: The application.
-        command: Name of the control command.
-        nodes: The nodes; all that answer in time if None.
-        timeout: Seconds to wait for answers; named nodes are waited for no
-            longer than until the last of them has answered.
-        **arguments: Of the command.
-
-    Raises:
-        kombu.exceptions.OperationalError: The server cannot be reached, or refuses.
-    """
-    if nodes is not None and not nodes:
-        return {}  # to Celery, no destination means every node
-    options = {
-        "arguments": arguments,
-        "destination": None if nodes is None else list(nodes),
-        "reply": True,
-        "timeout": timeout,
-        "limit": None if nodes is None else len(nodes),
-    }
-    try:
-        try:
-            replies = app.control.broadcast(command, **options)
-        except redis.ConnectionError:
-            # Celery keeps a connection for the next question; the server may have closed it since.
-            with app.connection_for_write() as connection:
-                replies = app.control.broadcast(command, connection=connection, **options)
-    except redis.ConnectionError as error:
-        raise OperationalError(str(error)) from error
-    return {
-        node: answer for reply in replies for node, answer in reply.items() if "error" not in answer
-    }
+def server_name(app: Celery) -> str:
+    """Return the address of the application's server, without its password."""
+    url: str = app.pooltasks.settings.redis_url.get_secret_value()
+    return str(maybe_sanitize_url(url))
 
 
 def split(size: int, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

@@ -4,31 +4,32 @@
 environment, then the TOML file that ``POOLTASKS_CONFIG`` names (or
 ``config/pools.toml`` in the working directory, which may be absent), and turns
 everything that is wrong into one :class:`~pooltasks.errors.ConfigurationError`.
+Where none of them names a server, that of a ``pooltasks up`` in this folder is taken.
 
 One value of one pool is ``POOLTASKS_POOLS__<POOL>__<KEY>`` in the environment.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
     field_validator,
-    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -36,97 +37,19 @@ from pydantic_settings import (
 
 from pooltasks import address, keys
 from pooltasks.errors import ConfigurationError
+from pooltasks.pool_settings import DeadLetterBounds, PoolSettings
+from pooltasks.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+logger = logging.getLogger(__name__)
+
 CONVENTIONAL_FILE = Path("config/pools.toml")
-CONTROL_POOL = "control"
-"""The pool of pooltasks itself: a queue and a process of its own, so that the
-optimizer never waits behind the backlog it is to cure."""
-
 _POOL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+VERSION = re.compile(r"[A-Za-z0-9._+-]{1,64}")
+"""The form of the version of a deployment's code."""
 _KEY_PREFIX = re.compile(r"[!-~]{0,100}")
-
-
-class _Table(BaseModel):
-    """A TOML table: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Objective(_Table):
-    """At most ``1 - quantile`` of a pool's operations wait longer than ``wait_ms``."""
-
-    wait_ms: float = Field(default=50.0, gt=0, description="milliseconds")
-    quantile: float = Field(default=0.99, gt=0, lt=1, description="ratio, 0–1 exclusive")
-
-
-class WarmUpCommand(_Table):
-    """One operation that every worker runs on itself before it takes work."""
-
-    operation: str = Field(min_length=1, description="task name, module.function")
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-
-
-class WarmUp(_Table):
-    """How the workers of a node are warmed.
-
-    ``parallel``: all at once. ``sequential``: one at a time. ``staged``: at most
-    a third of the node's workers (rounded up) at a time.
-    """
-
-    strategy: Literal["parallel", "sequential", "staged"] = "parallel"
-    commands: tuple[WarmUpCommand, ...] = ()
-
-
-class PoolSettings(_Table):
-    """One pool. Times are seconds unless the name says otherwise."""
-
-    pool_size: int = Field(default=4, ge=1, description="workers of a node at its start")
-    min_pool_size: int = Field(default=1, ge=1, description="floor of the optimizer")
-    max_pool_size: int = Field(default=16, ge=1, description="ceiling of the optimizer")
-    max_overflow: int = Field(default=0, ge=0, description="temporary workers beyond the size")
-    spares: int = Field(default=0, ge=0, description="warm workers beyond the size")
-    slots: int = Field(default=1, ge=1, description="operations a worker runs at once")
-    imports: tuple[str, ...] = Field(default=(), description="modules with the pool's operations")
-    init_timeout: float = Field(default=30.0, gt=0, description="warm-up of one worker")
-    checkout_timeout: float = Field(default=60.0, gt=0, description="longest wait")
-    operation_timeout: float = Field(default=60.0, gt=0, description="longest run")
-    strategy: Literal["lifo", "fifo"] = "lifo"
-    lazy: bool = Field(default=False, description="warm a worker up at its first operation")
-    warmup: WarmUp = WarmUp()
-    health_check_interval: float = Field(default=30.0, gt=0)
-    max_health_failures: int = Field(default=3, ge=1)
-    objective: Objective = Objective()
-    enable_optimizer: bool = True
-    policy: Literal["objective", "rules", "schedule", "fixed"] = "objective"
-    optimization_interval: float = Field(default=1.0, gt=0)
-    enable_metrics: bool = True
-    metrics_interval: float = Field(default=1.0, gt=0)
-    max_deliveries: int = Field(default=3, ge=1, description="starts before a dead letter")
-    recycle_age: float | None = Field(default=None, gt=0, description="seconds a worker lives")
-    recycle_operations: int | None = Field(default=None, ge=1, description="per worker")
-    memory_limit_mb: float | None = Field(default=None, gt=0, description="RSS of a worker")
-    allow_execute_code: bool = Field(default=False, description="the execute_code operation runs")
-
-    @model_validator(mode="after")
-    def _sizes_in_order(self) -> Self:
-        if self.min_pool_size > self.max_pool_size:
-            message = (
-                f"min_pool_size is {self.min_pool_size}, above max_pool_size "
-                f"({self.max_pool_size}); allowed: 1 to max_pool_size"
-            )
-            raise ValueError(message)
-        if not self.min_pool_size <= self.pool_size <= self.max_pool_size:
-            default = "" if "pool_size" in self.model_fields_set else " (the default; set it)"
-            message = (
-                f"pool_size is {self.pool_size}{default}; allowed: min_pool_size to "
-                f"max_pool_size ({self.min_pool_size} to {self.max_pool_size})"
-            )
-            raise ValueError(message)
-        return self
 
 
 def _redis_url(secret: SecretStr) -> SecretStr:
@@ -138,6 +61,16 @@ def _key_prefix(prefix: str) -> str:
     if not _KEY_PREFIX.fullmatch(prefix):
         raise ValueError(f"{prefix!r} has spaces, or letters beyond ASCII, or more than 100")
     return prefix
+
+
+def _as_list(keys: Any) -> Any:
+    """Return the keys of a variable of the environment, which has commas between them."""
+    return [key.strip() for key in keys.split(",")] if isinstance(keys, str) else keys
+
+
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_as_list)]
+"""Secrets, the newest first."""
+_SHORTEST_KEY = 32
 
 
 class _TomlSource(InitSettingsSource):
@@ -157,7 +90,7 @@ class _TomlSource(InitSettingsSource):
             raise ConfigurationError(f"{path} cannot be read: {error}") from error
         except tomllib.TOMLDecodeError as error:
             raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
-        for key in ("config", "pool"):
+        for key in ("config", "health_file", "pool"):
             if key in content:
                 raise ConfigurationError(
                     f"{path}: {key} is of one process, not of the deployment: "
@@ -177,23 +110,61 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr(
-        "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="the server: redis://, rediss://, unix:// or sentinel://",
     )
     key_prefix: Annotated[str, AfterValidator(_key_prefix)] = Field(
         default="", description="before every key: deployments that share a server have one each"
     )
     config: Path | None = Field(default=None, description="the TOML file")
     pool: str | None = Field(default=None, description="the pool that this process serves")
-    pools: dict[str, PoolSettings] = {}
+    version: str = Field(
+        default="",
+        pattern=rf"^({VERSION.pattern})?$",
+        description="of the code that a node runs: a rollout tells nodes apart by it",
+    )
+    health_file: Path | None = Field(
+        default=None,
+        description="a file in which a node writes every 2 s whether it is ready, for its host",
+    )
+    pools: dict[str, PoolSettings] = Field(default={}, description="the pools by their names")
     broker_transport: Literal["pooltasks", "stock"] = Field(
         default="pooltasks", description="how a node reserves; stock is kombu's own"
+    )
+    signing_keys: Keys = Field(
+        default=(),
+        description="sign messages; the first key signs, each verifies; at least 32 letters each",
+    )
+    signing_required: bool = Field(
+        default=True, description="false: nodes with signing_keys run unsigned messages too"
+    )
+    encryption_keys: Keys = Field(
+        default=(),
+        description="Fernet's, encrypt arguments and results; the first encrypts, each decrypts",
     )
     log_format: Literal["text", "json"] = Field(
         default="text", description="what nodes and workers log: Celery's lines or JSON objects"
     )
-    session_ttl: float = Field(default=3600.0, ge=1, description="seconds after the last use")
+    log_events: bool = Field(
+        default=False, description="nodes and workers log every event of pooltasks.telemetry"
+    )
+    session_ttl: float = Field(
+        default=3600.0, ge=1, description="seconds that a session lives after its last use"
+    )
     result_expires: float = Field(default=86400.0, ge=1, description="seconds a result is kept")
+
+    @field_validator("signing_keys")
+    @classmethod
+    def _long_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(keys, 1):
+            if len(key.get_secret_value()) < _SHORTEST_KEY:
+                message = (
+                    f"key {number} has less than {_SHORTEST_KEY} letters; "
+                    "make one with: openssl rand -hex 32"
+                )
+                raise ValueError(message)
+        return keys
 
     @field_validator("pools", mode="before")
     @classmethod
@@ -236,7 +207,27 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
-        """Read and check every setting.
+        """Read and check every setting; find the server of ``pooltasks up`` if none is named.
+
+        Args:
+            **overrides: Values that win over the environment and the file.
+
+        Raises:
+            ConfigurationError: As :meth:`read`.
+        """
+        settings = cls.read(**overrides)
+        found = running() if "redis_url" not in settings.model_fields_set else None
+        if found is None:
+            return settings
+        settings = settings.model_copy(update={"redis_url": SecretStr(found.redis_url)})
+        _say_once(
+            f"Server: {address.without_login(found.redis_url)}, of `pooltasks up` in this folder."
+        )
+        return settings
+
+    @classmethod
+    def read(cls, **overrides: Any) -> Settings:
+        """Read and check every setting, and nothing that runs.
 
         Args:
             **overrides: Values that win over the environment and the file.
@@ -255,7 +246,19 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"The environment cannot be read: {error}.") from None
         if settings.pool is not None:
             settings.pool_settings(settings.pool)
+        if not settings.pools and not os.environ.get("POOLTASKS_CONFIG"):
+            path = CONVENTIONAL_FILE.absolute()
+            if not path.exists():
+                _say_once(
+                    f"No pools are configured: there is no {path}, and POOLTASKS_CONFIG names no "
+                    "other file. A pool of any name has the default settings."
+                )
         return settings
+
+    def dead_letters_of(self, queue: str) -> DeadLetterBounds:
+        """Return how many dead letters of a queue are kept, whether or not it is a pool's."""
+        pool = self.pools.get(queue.removeprefix(keys.QUEUE_PREFIX))
+        return pool.dead_letters if pool else DeadLetterBounds()
 
     def pool_settings(self, name: str) -> PoolSettings:
         """Return the settings of pool ``name``.
@@ -269,7 +272,7 @@ class Settings(BaseSettings):
         configured = self.pools.get(name)
         if configured is not None:
             return configured
-        if name == CONTROL_POOL:
+        if name == keys.CONTROL_POOL:
             return _CONTROL_POOL_SETTINGS
         if self.pools or not _POOL_NAME.fullmatch(name):
             known = ", ".join(sorted(self.pools)) or "none configured"
@@ -278,6 +281,16 @@ class Settings(BaseSettings):
                 f"Add [pools.{name}] to the TOML file or use one of these."
             )
         return PoolSettings()
+
+
+_said: set[str] = set()
+
+
+def _say_once(warning: str) -> None:
+    """Log what may surprise; once, as settings are read by each application."""
+    if warning not in _said:
+        _said.add(warning)
+        logger.warning(warning)
 
 
 _CONTROL_POOL_SETTINGS = PoolSettings(pool_size=1, min_pool_size=1, max_pool_size=1)

@@ -26,6 +26,8 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 | *in a node*           |                                     |                                  |
 | pool.init             | size (workers)                      | pool                             |
 | pool.terminate        | age (s)                             | pool                             |
+| pool.warmup           | duration (s), workers (count),      | pool, strategy, round (0 at the  |
+|                       | success_rate (ratio 0–1)            | start, then those of pool warm)  |
 | worker.init           | duration (s, fork until it is warm) | pool, worker                     |
 | worker.terminate      | age (s, since the fork)             | pool, worker, exitcode,          |
 |                       |                                     | expected, cause (None if it was) |
@@ -48,13 +50,20 @@ monotonic clock; ``wait`` compares the clocks of two hosts and is never negative
 | optimizer.decision    | target, before, wanted (slots),     | pool, policy, reason, inputs (by |
 |                       | hosts (nodes that this takes)       | name), acting (False if it only  |
 |                       |                                     | watches)                         |
+| rollout               | share, before (0-1: of the          | pool, version, version_before,   |
+|                       | operations, for the new version)    | state (live, done or aborted),   |
+|                       |                                     | reason                           |
 
 ``worker`` is a process id, ``id`` the operation's (Celery's task id),
 ``operation`` its name, ``category`` a :class:`pooltasks.errors.Category`.
 ``outcome`` is an :class:`Outcome`: ``retry`` is a failure after which it is run again,
-``ignored`` and ``rejected`` are the operation's own word, by Celery's exceptions.
+``client_error`` a failure for which its caller is to blame, ``ignored`` and
+``rejected`` are the operation's own word, by Celery's exceptions.
 ``cause`` is ``segfault``, ``abort``, ``out of memory``, ``killed``, ``signal``, ``exit`` or
 ``unhealthy``; ``problems`` are any of ``unresponsive``, ``stalled``, ``overdue``, ``memory``.
+``pool.warmup`` tells of a node when all of its workers are warm for the first time (not of a
+lazy pool), and when each has warmed up again on demand. A worker that ended before it was
+warm counts in its ``success_rate`` as a failure; the one that took its place counts too.
 ``run`` is the operation's own code; ``busy`` adds Celery's work around it, in
 which its slot cannot do anything else either. ``latency`` goes from when the
 operation was published, before any retry, until its worker has given the result away (the
@@ -95,12 +104,14 @@ EVENTS: tuple[str, ...] = (
     "worker.health_check",
     "pool.init",
     "pool.terminate",
+    "pool.warmup",
     "warmup",
     "recovery",
     "queue.depth",
     "utilization",
     "error",
     "optimizer.decision",
+    "rollout",
 )
 """The events of pooltasks. Applications may emit others under names of their own."""
 
@@ -110,6 +121,8 @@ class Outcome(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
+    CLIENT_ERROR = "client_error"
+    """It failed because of what its caller asked for: the pool did what it should."""
     RETRY = "retry"
     IGNORED = "ignored"
     REJECTED = "rejected"
@@ -206,7 +219,7 @@ def list_handlers(prefix: str = "") -> list[Handler]:
 def has_listener(events: Iterable[str]) -> bool:
     """Return whether any of ``events`` has a handler in this process.
 
-    Whoever emits many may so save what nobody would see.
+    A caller that emits many events leaves them out if there is none.
     """
     current = _handlers
     return bool(current) and any(event in current for event in events)
@@ -271,10 +284,18 @@ class span:  # noqa: N801  used like a function
         return False
 
 
+_FAULTS = {"error", "operation.exception"}
+
+
 def log_event(
     event: str, measurements: Mapping[str, Any], metadata: Mapping[str, Any], level: Any
 ) -> None:
-    """Handler: write the event to this module's logger; ``config`` is the level."""
+    """Handler: write the event to this module's logger; ``config`` is the level.
+
+    An error is a warning, whatever the level of the others.
+    """
+    if event in _FAULTS:
+        level = max(level, logging.WARNING)
     if logger.isEnabledFor(level):
         fields = " ".join(f"{key}={value!r}" for key, value in {**metadata, **measurements}.items())
         logger.log(level, "%s %s", event, fields)
@@ -316,6 +337,27 @@ def attach_reporter(
         ValueError: The id is taken, or there is no such event.
     """
     attach_many(handler_id, events, report_event, reporter)
+
+
+def attach_default_handlers(reporter: Reporter | None = None) -> None:
+    """Log when workers begin and end and what fails; tell ``reporter`` of operations that ended.
+
+    Metrics need no handler: workers count by themselves.
+
+    Args:
+        reporter: Is told of ``operation.stop`` and ``operation.exception``. None: nobody is.
+
+    Raises:
+        ValueError: The default logger or a reporter is attached already. Then nothing is attached.
+    """
+    attach_default_logger(("worker.init", "worker.terminate", "error"))
+    if reporter is None:
+        return
+    try:
+        attach_reporter(reporter, ("operation.stop", "operation.exception"))
+    except ValueError:
+        detach("pooltasks.logger")
+        raise
 
 
 def _check(event: str) -> None:

@@ -2,8 +2,8 @@
 
 OpenTelemetry's own instrumentation of Celery makes the spans ``apply_async/<name>``
 where an operation is published and ``run/<name>`` where it runs, and carries the
-context in the message. What it does not know is added here: the span
-``wait/<name>`` between the two, and which pool, node and worker it was.
+context in the message. This module adds the parts that it does not know: the span
+``wait/<name>`` between the two, and the pool, the node and the worker.
 
 ``opentelemetry-instrument`` finds :class:`PooltasksInstrumentor` by its entry
 point, and the variables ``OTEL_…`` say where spans go. A program that sets up
@@ -22,7 +22,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
-from pooltasks.task import waited
+from pooltasks.ages import waited
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,14 +33,14 @@ _RECEIVER = "pooltasks.tracing"
 
 
 class PooltasksInstrumentor(BaseInstrumentor):
-    """Instruments this process and the workers that it forks: Celery, and what pools add to it.
+    """Instruments Celery and pools in this process and in the workers that it forks.
 
     ``instrument()`` takes ``tracer_provider``, by default the global one, and the
     options of OpenTelemetry's ``CeleryInstrumentor``.
     """
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Return what must be installed: nothing that pooltasks does not require."""
+        """Return the packages that must be installed: none besides those of pooltasks."""
         return []
 
     def _instrument(self, **options: Any) -> None:
@@ -67,7 +67,7 @@ class PooltasksInstrumentor(BaseInstrumentor):
             "pooltasks.node": request.hostname,
             "pooltasks.worker": os.getpid(),
         }
-        # What comes back from a dead worker or node had its wait before.
+        # An operation that comes back from a dead worker or node had its wait before.
         redelivered = bool((request.delivery_info or {}).get("redelivered"))
         wait = None if redelivered else waited(request, extension.clock.now())
         if wait is not None:

@@ -3,7 +3,7 @@
 Starts ``pooltasks up`` with one pool and a server of its own, publishes operations
 that sleep for 100 ms, Poisson at 5 a second, then 40, then 5, then none, and prints
 how the pool followed. The simulator is given the same arrivals and the same policy, and
-the idle seconds before them: what a policy has seen decides how it takes the step.
+the idle seconds before them: a policy's history decides how it takes the step.
 Run it with ``scripts/autoscale``, which makes the environment first.
 """
 
@@ -31,9 +31,9 @@ import click
 from pooltasks import Pool, operation
 from pooltasks.broker.client import redis_client
 from pooltasks.embedded import tied_to_this_process
+from pooltasks.keys import CONTROL_POOL
 from pooltasks.optimizer.policies import Limits, build
 from pooltasks.optimizer.staffing import Goal
-from pooltasks.settings import CONTROL_POOL
 from pooltasks.simulator.conditions import Conditions
 from pooltasks.simulator.engine import Simulation
 from pooltasks.simulator.workloads import STEP, Arrivals, Service, Workload

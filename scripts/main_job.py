@@ -1,7 +1,9 @@
 """The main job: measure every Python file under a folder with the pool ``code``.
 
 Starts the whole reference deployment with ``pooltasks up`` on a server and a data
-folder of its own, sends each file as one operation, and prints what that took.
+folder of its own, and sends each file as one operation, twice: as fast as the pool
+can take them, and then at a rate that leaves it room, as users would. Prints the
+throughput of the first, and for the second the objective and the measured waits.
 Run it with ``scripts/run``, which makes the environment first.
 """
 
@@ -11,6 +13,7 @@ import heapq
 import io
 import math
 import os
+import random
 import re
 import signal
 import subprocess
@@ -20,16 +23,16 @@ import tempfile
 import time
 import tokenize
 from collections import Counter, deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 from celery.exceptions import TimeoutError as NoResultYet
 
-from pooltasks import app
-from pooltasks.cli.nodes import statuses
+from pooltasks import Pool, app
 from pooltasks.embedded import tied_to_this_process
 from pooltasks.errors import PooltasksError
 from workers.code import FunctionComplexity, UnparsableSourceError, analyze
@@ -39,9 +42,14 @@ if TYPE_CHECKING:
 
     from celery.result import AsyncResult
 
+    from pooltasks.metrics.view import HistoryPoint
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 POOL: Final = "code"
 IN_FLIGHT: Final = 100  # keeps every worker busy; few enough that the last ones end soon
+FAIR_SHARE: Final = 0.25  # of what the pool could take: the rest is room for chance and for others
+FAIR_SECONDS: Final = 45.0
+FLOOD: Final = 0.25  # of the time
 START_TIMEOUT: Final = 90.0  # seconds from starting to the first result
 RESULT_TIMEOUT: Final = 150.0  # seconds without a result: longer than one may wait and run
 STOP_TIMEOUT: Final = 30.0  # seconds; `pooltasks up` needs at most 20
@@ -62,7 +70,7 @@ class Sent(NamedTuple):
 
 @contextmanager
 def given_up_at_the_end(waiting: Iterable[Sent]) -> Iterator[None]:
-    """Give up what is still in ``waiting`` at the end, whatever ends it."""
+    """Give up the results that are left in ``waiting`` at the end, also after an error."""
     try:
         yield
     finally:
@@ -149,7 +157,7 @@ class Deployment:
         try:
             self._process.wait(STOP_TIMEOUT)
         finally:
-            # Too slow, or a second Ctrl-C; what it runs is tied to it.
+            # Too slow, or a second Ctrl-C; its programs die with it.
             self._process.kill()
             self._process.wait()
 
@@ -168,7 +176,7 @@ def deployment() -> Iterator[Deployment]:
 
 @dataclass
 class Outcome:
-    """What became of the operations."""
+    """The results of the operations."""
 
     accepted: int = 0
     finished: list[AsyncResult] = field(default_factory=list)
@@ -179,6 +187,11 @@ class Outcome:
     functions: list[tuple[FunctionComplexity, str]] = field(default_factory=list)
     """The most complex functions so far, each with its file."""
     seconds: float = 0.0
+
+    @property
+    def throughput(self) -> float:
+        """Finished operations a second."""
+        return len(self.finished) / self.seconds
 
     def note(self, name: str, value: Any) -> None:
         """Count one result: a report, or the exception in its place."""
@@ -218,9 +231,23 @@ def read_source(path: Path) -> str:
 
 
 def measure(
-    running: Deployment, files: Sequence[Path], base: Path, seconds: float | None
+    running: Deployment,
+    files: Iterable[Path],
+    base: Path,
+    *,
+    seconds: float | None,
+    total: int,
+    rate: float | None = None,
 ) -> Outcome:
     """Send ``files`` for at most ``seconds`` s and collect every result.
+
+    Args:
+        running: The deployment.
+        files: The files to send.
+        base: The folder from which they are named.
+        seconds: No file is sent later; None for no such limit.
+        total: Number of files that are sent without a limit of time, for the progress bar.
+        rate: Files a second, at random moments (Poisson). None: as fast as the pool takes them.
 
     Raises:
         ClickException: The deployment ended.
@@ -228,7 +255,9 @@ def measure(
     outcome = Outcome()
     waiting: deque[Sent] = deque()
     started = time.monotonic()
-    with progress(len(files)) as advance, given_up_at_the_end(waiting):
+    due = started
+    chance = random.Random(1)  # noqa: S311  the same moments each time
+    with progress(total, seconds) as advance, given_up_at_the_end(waiting):
 
         def collect() -> None:
             value = running.value_of(waiting[0], time.monotonic() + RESULT_TIMEOUT)
@@ -240,7 +269,10 @@ def measure(
         for file in files:
             if seconds is not None and time.monotonic() - started >= seconds:
                 break
-            if len(waiting) >= IN_FLIGHT:
+            if rate is not None:
+                due += chance.expovariate(rate)
+                time.sleep(max(0.0, due - time.monotonic()))
+            elif len(waiting) >= IN_FLIGHT:
                 collect()
             name = str(file.relative_to(base))
             try:
@@ -257,23 +289,39 @@ def measure(
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[], None]]:
-    """Show progress on standard error: a bar on a terminal, else a line every tenth."""
-    if sys.stderr.isatty():
-        with click.progressbar(
-            length=total, label="Measuring", show_pos=True, file=sys.stderr
-        ) as bar:
-            yield lambda: bar.update(1)
-        return
-    done = 0
+def progress(total: int, seconds: float | None) -> Iterator[Callable[[], None]]:
+    """Show progress on standard error: a bar on a terminal, else a line every tenth.
+
+    Args:
+        total: Number of files to measure, if ``seconds`` is None.
+        seconds: Time that it takes, however many files that is.
+
+    Yields:
+        A function to call with each file that was measured.
+    """
+    bar = click.progressbar(
+        range(100),  # percent
+        label="Measuring",
+        item_show_func=lambda count: f"{count:,} files" if count else None,
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+    )
+    started = time.monotonic()
+    done = shown = 0
 
     def advance() -> None:
-        nonlocal done
+        nonlocal done, shown
         done += 1
-        if done * 10 // total > (done - 1) * 10 // total:
-            click.echo(f"measured {done:,} of {total:,} files", err=True)
+        share = done / total if seconds is None else (time.monotonic() - started) / seconds
+        percent = min(100, int(100 * share))
+        if bar.hidden and percent // 10 > shown // 10:
+            click.echo(f"measured {done:,} files, {percent} %", err=True)
+        bar.update(percent - shown, done)
+        bar.render_progress()  # the number of files changes within a percent, too
+        shown = percent
 
-    yield advance
+    with bar:
+        yield advance
 
 
 def timing(result: AsyncResult) -> tuple[float, float]:
@@ -282,71 +330,91 @@ def timing(result: AsyncResult) -> tuple[float, float]:
     return times["wait"], times["run"]
 
 
-def memory_of_workers() -> list[tuple[float, float]]:
-    """Return RSS and PSS of each worker of the pool, in MB (10^6 bytes).
-
-    PSS counts a page that n processes share as 1/n of it (proc(5), smaps_rollup).
-    """
-    memory = []
-    for node in statuses(app, (POOL,)).values():
-        for worker in node["workers"]:
-            # A worker may end between the node's answer and this.
-            with suppress(FileNotFoundError, ProcessLookupError):
-                lines = Path(f"/proc/{worker['pid']}/smaps_rollup").read_text("ascii").splitlines()
-                kib = {key: int(value.split()[0]) for key, _, value in map(_split, lines[1:])}
-                memory.append((kib["Rss"] * 1024 / 1e6, kib["Pss"] * 1024 / 1e6))
-    return memory
-
-
-def print_summary(outcome: Outcome, memory: Sequence[tuple[float, float]]) -> None:
-    """Print what the operations took, and the most complex functions."""
-    times = [timing(result) for result in outcome.finished]
+def print_flood(outcome: Outcome) -> None:
+    """Print the throughput of the pool, and the most complex functions."""
+    runs = [timing(result)[1] for result in outcome.finished]
     failures = ", ".join(f"{count:,} {name}" for name, count in outcome.errors.most_common())
-    rows = [
-        ("operations", f"{outcome.accepted:,}, {len(outcome.finished):,} finished"),
-        ("failures", failures or "none"),
-        ("wait p50 / p99", _quantiles([wait for wait, _ in times])),
-        ("run p50 / p99", _quantiles([run for _, run in times])),
-        (
-            "throughput",
-            f"{len(outcome.finished) / outcome.seconds:,.1f}/s for {outcome.seconds:.1f} s",
-        ),
-        ("workers", f"{len(memory)}"),
-        ("memory a worker", ", ".join(f"{rss:.1f} MB RSS ({pss:.1f} PSS)" for rss, pss in memory)),
-    ]
-    click.echo()
-    for label, text in rows:
-        click.echo(f"{label:<16}  {text}")
-    click.echo(
-        f"\nUp to {IN_FLIGHT} operations were under way at once, so that no worker was idle: "
-        "most of the wait is for earlier ones."
-    )
-    if UnparsableSourceError.__name__ in outcome.errors:
-        click.echo("UnparsableSourceError: a file that is not Python of this version, as expected.")
     click.echo(f"\nThe {len(outcome.functions)} most complex functions\n")
     for function, name in outcome.functions:
         click.echo(f"{function['complexity']:>5}  {function['name']}  {name}:{function['line']}")
+    click.echo("\nAs fast as the pool can take them\n")
+    _print_rows(
+        ("throughput", f"{outcome.throughput:,.0f} operations a second"),
+        ("operations", f"{outcome.accepted:,}, {len(outcome.finished):,} finished"),
+        ("failures", failures or "none"),
+        ("run p50 / p99", f"{_quantile(runs, 0.5)} / {_quantile(runs, 0.99)}"),
+    )
+    if UnparsableSourceError.__name__ in outcome.errors:
+        click.echo("UnparsableSourceError: a file that is not Python of this version, as expected.")
 
 
-def _quantiles(seconds: list[float]) -> str:
-    """Return the median and the 99th percentile, by nearest rank, in ms."""
+def print_fair(outcome: Outcome, rate: float, since: float) -> None:
+    """Print how the pool served a load that leaves it room.
+
+    Args:
+        outcome: The results of the load.
+        rate: Operations a second.
+        since: Monotonic seconds from which on the pool's size is of interest.
+    """
+    pool = Pool(POOL)
+    goal = pool.settings.objective
+    waits = [timing(result)[0] for result in outcome.finished]
+    within = sum(wait * 1000 < goal.wait_ms for wait in waits) / max(1, len(waits))
+    verdict = "held" if within >= goal.quantile else "missed: is this machine busy?"
+    load = pool.metrics().load
+    click.echo(f"\nAt {rate:,.0f} operations a second, as users would send them\n")
+    _print_rows(
+        ("wait p50 / p99", f"{_quantile(waits, 0.5)} / {_quantile(waits, 0.99)}"),
+        ("objective", f"{goal.quantile:.0%} wait less than {goal.wait_ms:g} ms: {verdict}"),
+        ("", f"{within:.1%} of {len(waits):,} did"),
+        ("workers", _sizes(pool.history(time.monotonic() - since))),
+        (
+            "memory",
+            f"{load.memory / 1e6:,.0f} MB, the node and its workers" if load.memory else "–",
+        ),
+    )
+    click.echo(_NEXT)
+
+
+def _print_rows(*rows: tuple[str, str]) -> None:
+    for label, text in rows:
+        click.echo(f"{label:<18}  {text}")
+
+
+def _sizes(history: Iterable[HistoryPoint]) -> str:
+    """Return the sizes that a pool had, each with its time."""
+    shown: list[tuple[float, int]] = []
+    began = None
+    for point in history:
+        if point.load.size is None:
+            continue
+        began = point.at if began is None else began
+        if not shown or shown[-1][1] != point.load.size:
+            shown.append((point.at - began, point.load.size))
+    return ", ".join(f"{size} at {after:.0f} s" for after, size in shown) or "–"
+
+
+def _quantile(seconds: Sequence[float], quantile: float) -> str:
+    """Return a quantile by nearest rank, in ms."""
     if not seconds:
-        return "none finished"
-    ordered = sorted(seconds)
-    p50, p99 = (1000 * ordered[math.ceil(q * len(ordered)) - 1] for q in (0.5, 0.99))
-    return f"{p50:,.1f} / {p99:,.1f} ms"
+        return "–"
+    return f"{1000 * sorted(seconds)[math.ceil(quantile * len(seconds)) - 1]:,.1f} ms"
 
 
-def _split(line: str) -> tuple[str, str, str]:
-    return line.partition(":")
+_NEXT = """
+Where to look next
+  README.md, "Make a pool"    a pool of your own, with its live page
+  workers/code.py             the operation that ran here
+  config/pools.toml           its pool: sizes, objective, warm-up
+  scripts/docs                builds the documentation into the folder site"""
 
 
 @click.command()
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
-    help="Send no more files after this many seconds; without it, or when the files end "
-    "earlier, all are sent. What was sent is always finished.",
+    help=f"Send for this many seconds, {FLOOD:.0%} of them at full speed. Without it all files are "
+    f"sent at full speed, and then some for {FAIR_SECONDS:g} s. What was sent is always finished.",
 )
 @click.argument(
     "path",
@@ -365,13 +433,27 @@ def main(path: Path, seconds: float | None) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     click.echo(f"Starting pooltasks for {len(files):,} files under {path}", err=True)
+    base = path if path.is_dir() else path.parent
+    flooding = None if seconds is None else FLOOD * seconds
+    calm = FAIR_SECONDS if seconds is None else seconds - FLOOD * seconds
     with deployment() as running:
-        base = path if path.is_dir() else path.parent
-        outcome = measure(running, files, base, seconds)
-        print_summary(outcome, memory_of_workers())
-    for line in outcome.unexpected:
+        since = time.monotonic()
+        flood = measure(running, files, base, seconds=flooding, total=len(files))
+        print_flood(flood)
+        rate = max(1.0, FAIR_SHARE * flood.throughput)
+        shuffled = random.Random(1).sample(files, len(files))  # noqa: S311  the same order each time
+        fair = measure(
+            running,
+            cycle(shuffled),
+            base,
+            seconds=calm,
+            total=round(rate * calm),
+            rate=rate,
+        )
+        print_fair(fair, rate, since)
+    for line in (*flood.unexpected, *fair.unexpected):
         click.echo(f"failed: {line}", err=True)
-    if outcome.unexpected or len(outcome.finished) != outcome.accepted:
+    if any(it.unexpected or len(it.finished) != it.accepted for it in (flood, fair)):
         sys.exit(1)
 
 

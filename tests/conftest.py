@@ -12,11 +12,15 @@ import subprocess
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import hypothesis
 import pytest
 import redis
+from celery import _state
 
+import pooltasks.operations  # noqa: F401  its tasks are shared before the first test begins
+from pooltasks import extension
 from pooltasks.embedded import EmbeddedServer, reserved_port
 
 if TYPE_CHECKING:
@@ -29,6 +33,49 @@ hypothesis.settings.register_profile("pooltasks", deadline=None)
 hypothesis.settings.load_profile("pooltasks")
 
 DEADLINE = 10.0  # seconds
+SHARE = 8  # one of so many long tests
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--share",
+        metavar="SEED",
+        help=f"run only one of {SHARE} of the tests marked `long`: the seed chooses which",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out most of the long tests, if that was asked for: others each time."""
+    seed = config.getoption("--share")
+    if seed is None:
+        return
+
+    def is_chosen(item: pytest.Item) -> bool:
+        number = crc32(f"{seed} {item.nodeid}".encode())
+        return item.get_closest_marker("long") is None or number % SHARE == 0
+
+    left_out = [item for item in items if not is_chosen(item)]
+    items[:] = [item for item in items if is_chosen(item)]
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(autouse=True)
+def no_applications_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test begins as in a process that has just imported pooltasks.
+
+    Without applications of other tests, and without the tasks that those share with all.
+    """
+    own = extension._applications.own
+    fresh = extension._Applications()
+    fresh.own = own
+    monkeypatch.setattr(extension, "_applications", fresh)
+    before = _state._tls.current_app
+    _state._set_current_app(own)
+    monkeypatch.setattr(_state, "default_app", own)
+    shared = {*_state._on_app_finalizers}
+    yield
+    _state._on_app_finalizers.intersection_update(shared)
+    _state._set_current_app(before)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ class FunctionLength(TypedDict):
 
 
 class Report(TypedDict):
-    """What :func:`analyze` returns. Counts are whole numbers, the average a float (0 if none)."""
+    """The result of :func:`analyze`. Counts are whole numbers, the average a float (0 if none)."""
 
     path: str
     lines: int
@@ -92,7 +92,7 @@ class Function:
 
 @dataclass
 class Module:
-    """What one walk over a syntax tree finds; functions in the order of their lines."""
+    """The findings of one walk over a syntax tree; functions in the order of their lines."""
 
     functions: list[Function] = field(default_factory=list)
     classes: int = 0
@@ -147,7 +147,7 @@ def parse(source: str, path: str) -> ast.Module:
         # Python 3.11 says so of null bytes; later ones raise SyntaxError.
         place, reason = path, str(error)
     except (RecursionError, MemoryError):
-        # The parser raises either when its stack is full, whatever memory is left.
+        # The parser raises either when its stack is full, even with memory left.
         place, reason = path, "nested too deeply to be parsed"
     raise UnparsableSourceError(f"{place}: {reason}")
 
@@ -193,7 +193,7 @@ def decisions(node: ast.AST) -> int:
 
 
 def report(module: Module, source: str, path: str) -> Report:
-    """Return what is told about a file, small enough to be a result."""
+    """Return the report of a file, small enough to be a result."""
     by_complexity = sorted(
         module.functions, key=lambda function: (-function.complexity, function.line)
     )

@@ -20,7 +20,7 @@ async def noop(_: dict[str, Any]) -> int:
 
 
 class WorkerSettings:
-    """What the command ``arq`` reads."""
+    """The settings that the command ``arq`` reads."""
 
     functions = (noop,)
     redis_settings = RedisSettings.from_dsn(server_url())

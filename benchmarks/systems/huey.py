@@ -35,7 +35,7 @@ class Huey(System):
             noop()
 
     def finished(self) -> int:
-        """Count what the hash of results holds."""
+        """Count the entries of the hash of results."""
         return self.ask("HLEN", huey.storage.result_key)
 
     def round_trip(self) -> None:

@@ -37,7 +37,7 @@ class Saq(System):
         self._sent += count
 
     def finished(self) -> int:
-        """Count what is no longer in the set of incomplete ones."""
+        """Count the operations that are no longer in the set of incomplete ones."""
         return self._sent - self.ask("ZCARD", queue.namespace("incomplete"))
 
     def round_trip(self) -> None:

@@ -9,7 +9,7 @@ from celery import Celery
 from benchmarks.system import PROCESSES, KeyedResults, program, server_url
 
 app = Celery("stock", broker=server_url(), backend=server_url())
-# As it will be in Celery 6, and said here so that no warning slows the start.
+# The default of Celery 6, set here so that no warning slows the start.
 app.conf.broker_connection_retry_on_startup = True
 
 

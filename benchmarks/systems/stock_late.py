@@ -1,4 +1,4 @@
-"""Stock Celery with ``task_acks_late``: what an operation may not be lost in a crash."""
+"""Stock Celery with ``task_acks_late``: for operations that a crash must not lose."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.retry import Retry
 
-from pooltasks import address
+from pooltasks import address, keys
+from pooltasks.broker.wire import greet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 
 _WITHOUT_KEYS = {
     *("CLIENT", "CONFIG", "DBSIZE", "DISCARD", "EXEC", "FLUSHDB", "INFO", "MULTI", "PING"),
-    *("PUBLISH", "SCRIPT", "TIME", "UNWATCH"),
+    # The pattern of SCAN is of keys as the server has them.
+    *("PUBLISH", "SCAN", "SCRIPT", "TIME", "UNWATCH"),
 }
-_ALL_ARE_KEYS = {"DEL", "EXISTS", "MGET", "UNLINK", "WATCH"}
+_ALL_ARE_KEYS = {"DEL", "EXISTS", "MGET", "RENAMENX", "UNLINK", "WATCH"}
 _FIRST_IS_KEY = {
     *("EXPIRE", "PEXPIRE", "PTTL", "TTL", "TYPE", "GET", "INCR", "SET"),
-    *("HDEL", "HGET", "HGETALL", "HLEN", "HMGET", "HSCAN", "HSET", "HVALS"),
-    *("LLEN", "LPUSH", "LRANGE", "RPUSH", "XADD", "XLEN", "XRANGE", "XREVRANGE"),
-    *("ZADD", "ZCARD", "ZRANGE", "ZREM", "ZSCORE"),
+    *("HDEL", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "HSET", "HSETNX"),
+    *("HVALS", "PERSIST"),
+    *("LLEN", "LPUSH", "LRANGE", "MEMORY", "RPUSH", "XADD", "XLEN", "XRANGE", "XREVRANGE"),
+    *("ZADD", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREM", "ZREVRANGE", "ZSCORE"),
 }
 _COUNTED = {"EVAL", "EVALSHA"}
 """Commands whose second argument is the number of keys that follow."""
@@ -40,7 +43,7 @@ def with_prefix(prefix: str, command: Sequence[Any]) -> list[Any]:
     """Return a command with ``prefix`` before each of its keys.
 
     Raises:
-        NotImplementedError: Where the keys of this command are is not known here.
+        NotImplementedError: The places of this command's keys are not known here.
     """
     parts = list(command)
     name = str(parts[0]).partition(" ")[0].upper()
@@ -59,7 +62,11 @@ def with_prefix(prefix: str, command: Sequence[Any]) -> list[Any]:
         )
     for place in places:
         key = parts[place]
-        parts[place] = prefix.encode() + key if isinstance(key, bytes) else f"{prefix}{key}"
+        if isinstance(key, bytes):
+            text = keys.prefixed(prefix, key.decode("utf-8", "surrogateescape"))
+            parts[place] = text.encode("utf-8", "surrogateescape")
+        else:
+            parts[place] = keys.prefixed(prefix, str(key))
     return parts
 
 
@@ -72,7 +79,7 @@ class _PrefixedPipeline(Pipeline):
 
 
 class PrefixedClient(redis.Redis):
-    """A client whose keys all begin with ``prefix``, on the server; its users do not see it."""
+    """A client whose keys all begin with ``prefix`` on the server; its users do not see that."""
 
     prefix = ""
 
@@ -94,7 +101,7 @@ def client_on(pool: redis.ConnectionPool, prefix: str) -> redis.Redis:
 
     Args:
         pool: The connections.
-        prefix: What all keys of the deployment begin with; may be empty.
+        prefix: The text that all keys of the deployment begin with; may be empty.
     """
     return _prefixed(_kind(prefix)(connection_pool=pool), prefix)
 
@@ -107,7 +114,7 @@ def redis_client(celery_app: Celery) -> redis.Redis:
     """
     extension = celery_app.pooltasks
     if extension.client is None:
-        # A server that went away must show itself, not hang an operation.
+        # A server that went away must raise an error, not hang an operation.
         extension.client = _client(
             celery_app, socket_connect_timeout=5.0, socket_timeout=30.0, health_check_interval=30
         )
@@ -122,17 +129,20 @@ def impatient_client(celery_app: Celery) -> redis.Redis:
         socket_connect_timeout=0.5,
         socket_timeout=0.5,
         retry=Retry(NoBackoff(), 0),
+        redis_connect_func=greet,
     )
 
 
 def key_prefix(celery_app: Celery) -> str:
-    """Return what every key of the application's deployment begins with."""
+    """Return the text that every key of the application's deployment begins with."""
     prefix: str = celery_app.conf.broker_transport_options.get("global_keyprefix", "")
     return prefix
 
 
 def _client(celery_app: Celery, **options: Any) -> redis.Redis:
-    url = celery_app.pooltasks.settings.redis_url.get_secret_value()
+    extension = celery_app.pooltasks
+    url = extension.settings.redis_url.get_secret_value()
+    options = {**extension.connection_options, **options}
     prefix = key_prefix(celery_app)
     return _prefixed(address.connect(url, _kind(prefix), **options), prefix)
 

@@ -1,10 +1,9 @@
 """The server's time, known without asking for it each time.
 
 Hosts' clocks differ, by seconds where nobody keeps them; waits and deadlines
-compare times of two hosts. So both ends use the server's clock: its TIME is
-asked for when a process connects and seldom after that, and in between the
-monotonic clock of the host goes on, which no correction of the host's time
-makes jump.
+compare times of two hosts. So both ends use the server's clock. A process asks for
+its TIME when it connects and seldom after that; in between the host's monotonic
+clock goes on, which no correction of the host's time makes jump.
 
 An answer was written between asking and receiving it, so half of that time
 bounds its error (Cristian, "Probabilistic clock synchronization", Distributed
@@ -39,9 +38,9 @@ _AHEAD, _ERROR, _KNOWN_AT, _ASKED_AT = range(4)
 class ServerClock:
     """The server's clock as this host sees it.
 
-    Processes that are forked after it was made share what any of them learns:
-    it lies in shared memory, and the monotonic clock is that of the host. A
-    node's workers therefore know the time without asking.
+    Processes that are forked after it was made share each other's answers: they
+    lie in shared memory, and the monotonic clock is that of the host. A node's
+    workers therefore know the time without asking.
 
     Until the server has answered once it shows the host's own time, and so it
     does in an application without a server, which runs its operations eagerly.
@@ -57,7 +56,7 @@ class ServerClock:
         return time.monotonic() + ahead if ahead else time.time()
 
     def at(self, moment: float) -> float:
-        """Return what :meth:`now` was at a moment of the host's monotonic clock, in seconds."""
+        """Return the value of :meth:`now` at a moment of the host's monotonic clock, in seconds."""
         ahead = self._words[_AHEAD]
         return moment + ahead if ahead else time.time() + moment - time.monotonic()
 
@@ -106,8 +105,8 @@ class ServerClock:
         error = (received - sent) / 2
         ahead = server - (sent + received) / 2
         known = self.error
-        # A slow answer that agrees with what is known tells nothing new. One that
-        # does not agree does: the server's clock was set, or it is another server.
+        # A slow answer that agrees with the known time tells nothing new. One that does
+        # not agree is news: the server's clock was set, or it is another server.
         if known is not None and error > known and abs(ahead - words[_AHEAD]) <= error + known:
             return
         words[_ERROR] = error
@@ -118,8 +117,8 @@ class ServerClock:
 def server_now(celery_app: Celery) -> float:
     """Return the server's time for a message; asks the server where that is due.
 
-    A server that does not answer is noticed by whatever is sent next; until
-    then the clock goes on by itself.
+    The next command notices a server that does not answer; until then the clock
+    goes on by itself.
     """
     clock: ServerClock = celery_app.pooltasks.clock
     if clock.is_due() and not celery_app.conf.task_always_eager:

@@ -5,48 +5,51 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
+from celery.utils.log import get_logger
+
 from pooltasks import keys
+from pooltasks.broker.scripts import Script
+from pooltasks.broker.validation import identity_of
 from pooltasks.errors import DeadLetterNotFoundError
+from pooltasks.pool_settings import DeadLetterBounds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import redis
 
+    from pooltasks.broker.results import StoredResult
+
+logger = get_logger(__name__)
+
+_DEFAULT_BOUNDS = DeadLetterBounds()
+_DAY = 86_400.0
 _ATTEMPTS = 20
 _ERROR_LENGTH = 500  # characters
 _ATTEMPT_KEYS = {"at", "error"}
 _END_OF_TIME = 1e11  # seconds since the epoch: the year 5138
-_SCAN = 500  # letters in one step
+_PAGE = 500  # letters in one step
+_OF_THE_FIRST_LIFE = (
+    *("deliveries", "attempts", "suspect", "retries", "submitted_at"),
+    *("deadline", "deadline_given", "published_at"),
+)
+"""Headers that an operation loses when it is sent again."""
 
-_ADD = """
--- Set a message aside. An id belongs to whoever came first: another message that
--- claims it, by chance or on purpose, gets an id of its own.
--- KEYS[1] hash of letters  KEYS[2] hash of messages  KEYS[3] hash of what a node has reserved
--- ARGV[1] id  ARGV[2] id to use if that is taken  ARGV[3] the letter  ARGV[4] the message
--- ARGV[5] reservation that ends with this; none: ''
--- First of all: a server whose memory is full refuses a script whose first write needs some.
-redis.call('HDEL', KEYS[3], ARGV[5])
-local id = ARGV[1]
-if redis.call('HEXISTS', KEYS[1], id) == 1 then
-  id = ARGV[2]
-end
-redis.call('HSET', KEYS[1], id, ARGV[3])
-redis.call('HSET', KEYS[2], id, ARGV[4])
-return id
-"""
-
+BURY = Script("store.lua", "unlock.lua", "trim.lua", "unlimited.lua", "bury.lua")
+_SWEEP = Script("trim.lua", "sweep.lua")
 _RETRY = """
 -- Put a dead letter's message back into its queue, once, however often it is asked for.
--- KEYS[1] hash of letters  KEYS[2] hash of messages  KEYS[3] list, the queue
+-- KEYS[1] hash of letters  KEYS[2] hash of messages  KEYS[3] list, the queue  KEYS[4] order
 -- ARGV[1] id of the letter  ARGV[2] the message
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
 end
 redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('LPUSH', KEYS[3], ARGV[2])
 return 1
 """
@@ -78,13 +81,18 @@ class DeadLetters:
     Args:
         client: A client of the server.
         queue: Name of the queue.
+        bounds: How many are kept, and for how long.
     """
 
-    def __init__(self, client: redis.Redis, queue: str) -> None:
+    def __init__(
+        self, client: redis.Redis, queue: str, bounds: DeadLetterBounds = _DEFAULT_BOUNDS
+    ) -> None:
         self._client: Any = client
         self._queue = queue
         self._letters = keys.dead_letters(queue)
         self._messages = keys.dead_messages(queue)
+        self._order = keys.dead_order(queue)
+        self._bounds = bounds
 
     def add(
         self,
@@ -92,62 +100,81 @@ class DeadLetters:
         reason: str,
         *,
         history: Any = None,
-        reservation: tuple[str, str] | None = None,
+        result: StoredResult | None = None,
     ) -> str:
-        """Set a message aside.
+        """Set a message aside that no node has reserved.
 
         Args:
             message: The message as it was in the queue.
             reason: Why, in words.
             history: The failed attempts, by default those of the message's header.
-            reservation: What ends in the same step: the hash of what a node has
-                reserved, and the message's place there.
+            result: The result that its caller gets in the same step.
 
         Returns:
             The letter's id: the operation's own, where the message has one.
         """
-        headers = _headers(message)
-        unique = uuid4().hex
-        identifier = _storable(headers.get("id") or unique)
-        letter = {
-            "reason": reason,
-            "at": time.time(),
-            "operation": headers.get("task"),
-            "deliveries": deliveries_of(headers) + 1,
-            "history": _attempts(history or headers.get("attempts")),
-        }
-        reserved, place = reservation or (self._letters, "")
-        added: bytes = self._client.eval(
-            _ADD,
-            3,
-            self._letters,
-            self._messages,
-            reserved,
-            identifier,
-            f"{identifier}:{unique}",
-            json.dumps(letter),
-            message,
-            place,
-        )
-        return added.decode()
+        script = self._client.register_script(BURY.text)
+        its = letter(message, reason, history=history, at=time.time(), bounds=self._bounds)
+        names: list[str | bytes] = [self._letters, self._letters, self._messages, self._order]
+        outcome: list[Any] = ["", ""]
+        if result is not None:
+            names.append(result.key)
+            outcome = [result.value, result.expires]
+        added, gone = script(keys=names, args=("", *its, *outcome))
+        self._tell(gone)
+        its_id: str = added.decode()
+        return its_id
 
-    def list(self, *, reason: str = "", operation: str = "") -> list[DeadLetter]:
+    def list(
+        self, *, reason: str = "", operation: str = "", most: int | None = None
+    ) -> list[DeadLetter]:
         """Return the letters, the latest first.
 
         Args:
             reason: Only those whose reason contains this, whatever its case.
             operation: Only those of this operation.
+            most: How many at most; None for all.
         """
-        letters = (
-            _letter(name, text)
-            for name, text in self._client.hscan_iter(self._letters, count=_SCAN)
-        )
+        self._sweep()
         chosen = (
             letter
-            for letter in letters
+            for letter in self._latest()
             if reason.lower() in letter.reason.lower() and operation in ("", letter.operation)
         )
-        return sorted(chosen, key=lambda letter: letter.at, reverse=True)
+        return [*islice(chosen, most)]
+
+    def count(self) -> int:
+        """Return how many letters there are."""
+        return int(self._client.hlen(self._letters))
+
+    def _latest(self) -> Iterator[DeadLetter]:
+        for first in count(0, _PAGE):
+            names = self._client.zrevrange(self._order, first, first + _PAGE - 1)
+            if not names:
+                return
+            for name, text in zip(names, self._client.hmget(self._letters, names), strict=True):
+                if text is not None:  # dropped meanwhile
+                    yield _letter(name, text)
+
+    def _sweep(self) -> None:
+        bounds = self._bounds
+        self._tell(
+            self._client.register_script(_SWEEP.text)(
+                keys=(self._letters, self._messages, self._order),
+                args=(time.time(), bounds.most, bounds.age),
+            )
+        )
+
+    def _tell(self, gone: int) -> None:
+        if gone:
+            logger.warning(
+                "queue %s: %d dead letters were deleted: it keeps the last %d of %.1f days "
+                "(the setting dead_letters)",
+                self._queue,
+                gone,
+                self._bounds.most,
+                self._bounds.age / _DAY,
+            )
 
     def show(self, identifier: str) -> tuple[DeadLetter, bytes]:
         """Return a letter and its original message.
@@ -176,13 +203,17 @@ class DeadLetters:
         _, message = self.show(identifier)
         if _headers(message):
             decoded = json.loads(message)
-            decoded.pop("deliveries", None)
-            for header in ("deliveries", "attempts", "retries", "deadline", "published_at"):
+            for mark in ("deliveries", "turn"):
+                decoded.pop(mark, None)
+            for header in _OF_THE_FIRST_LIFE:
                 decoded["headers"].pop(header, None)
             message = json.dumps(decoded).encode()
         script = self._client.register_script(_RETRY)
         return bool(
-            script(keys=(self._letters, self._messages, self._queue), args=(identifier, message))
+            script(
+                keys=(self._letters, self._messages, self._queue, self._order),
+                args=(identifier, message),
+            )
         )
 
     def drop(self, identifier: str) -> bool:
@@ -190,31 +221,68 @@ class DeadLetters:
         with self._client.pipeline() as pipe:
             pipe.hdel(self._letters, identifier)
             pipe.hdel(self._messages, identifier)
-            deleted, _ = pipe.execute()
+            pipe.zrem(self._order, identifier)
+            deleted, *_ = pipe.execute()
         return bool(deleted)
 
     def purge(self) -> int:
         """Delete all letters; return how many there were."""
         with self._client.pipeline() as pipe:
             pipe.hlen(self._letters)
-            pipe.delete(self._letters, self._messages)
+            pipe.delete(self._letters, self._messages, self._order)
             number, _ = pipe.execute()
         return int(number)
+
+
+def letter(
+    message: bytes,
+    reason: str,
+    *,
+    history: Any = None,
+    at: float,
+    bounds: DeadLetterBounds = _DEFAULT_BOUNDS,
+) -> tuple[str, str, str, bytes, float, int, float]:
+    """Return a dead letter as bury.lua takes it.
+
+    Args:
+        message: The message as it was in the queue.
+        reason: Why it was set aside.
+        history: The failed attempts, by default those of the message's header.
+        at: When, in seconds since the epoch.
+        bounds: How many letters are kept, and for how long.
+
+    Returns:
+        Its id, another id if that is taken, the letter as JSON, the message, when,
+        and the two bounds.
+    """
+    headers = _headers(message)
+    unique = uuid4().hex
+    named, operation = identity_of(message)
+    identifier = named or unique
+    its = {
+        "reason": reason,
+        "at": at,
+        "operation": operation,
+        "deliveries": deliveries_of(headers) + 1,
+        "history": _attempts(history or headers.get("attempts")),
+    }
+    other = f"{identifier}:{unique}"
+    return identifier, other, json.dumps(its), message, at, bounds.most, bounds.age
 
 
 def _letter(name: bytes, text: bytes) -> DeadLetter:
     return DeadLetter(id=name.decode(), **json.loads(text))
 
 
-def _storable(identifier: object) -> str:
-    """Return an id as text that the server can keep: a hostile one may hold half a character."""
-    return str(identifier).encode("utf-8", "backslashreplace").decode()
-
-
-def with_attempt(earlier: Any, at: float, error: BaseException) -> list[Attempt]:
-    """Return the attempts that failed, with one more."""
-    last = Attempt(at=at, error=repr(error)[:_ERROR_LENGTH])
+def with_attempt(earlier: Any, at: float, error: str) -> list[Attempt]:
+    """Return the attempts that failed, with one more and its error as text."""
+    last = Attempt(at=at, error=error[:_ERROR_LENGTH])
     return [*_attempts(earlier), last][-_ATTEMPTS:]
+
+
+def attempts_of(headers: Mapping[str, Any]) -> list[Attempt]:
+    """Return the attempts that failed before, as a message's headers tell."""
+    return _attempts(headers.get("attempts"))
 
 
 def _attempts(claimed: Any) -> list[Attempt]:
@@ -230,27 +298,6 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) < _END_OF_TIME
 
 
-def original_of(message: Any) -> bytes:
-    """Return a reserved message as it was in its queue.
-
-    Where Celery's own transport has reserved it, or another node has it
-    meanwhile, there is only what it says, as JSON again.
-    """
-    original = message.channel.original(message) if hasattr(message.channel, "original") else None
-    return original or json.dumps(message._raw).encode()  # noqa: SLF001  kombu's name
-
-
-def give_reason(message: Any, reason: str) -> None:
-    """Say why a message will be rejected; kombu's ``reject`` takes no reason along."""
-    message.rejection = reason
-
-
-def reason_of(message: Any) -> str:
-    """Return why a message was rejected."""
-    reason: str = getattr(message, "rejection", "rejected: refused by the operation itself")
-    return reason
-
-
 def deliveries_of(headers: Mapping[str, Any]) -> int:
     """Return how many workers have died with a message; 0 if its sender put nonsense there."""
     count = headers.get("deliveries")
@@ -260,7 +307,12 @@ def deliveries_of(headers: Mapping[str, Any]) -> int:
 def _headers(message: bytes) -> dict[str, Any]:
     """Return the headers of a message; none if it is not readable."""
     try:
-        headers = json.loads(message)["headers"]
+        payload = json.loads(message)
+        headers = payload["headers"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return {}
-    return headers if isinstance(headers, dict) else {}
+    if not isinstance(headers, dict):
+        return {}
+    # A script that puts a message back counts its deliveries before all else.
+    deliveries = payload.get("deliveries")
+    return headers if deliveries is None else {**headers, "deliveries": deliveries}

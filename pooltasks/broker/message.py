@@ -1,8 +1,8 @@
 """Messages of operations: Celery's own, made once and filled in.
 
 Celery makes the message of a task anew at each call, though most of it is the
-same every time. A :class:`Form` has Celery and kombu make it once, with marks
-for what differs from call to call, and keeps the text between the marks. So it
+same every time. A :class:`Form` has Celery and kombu make it once, with marks for
+the parts that differ from call to call, and keeps the text between the marks. So it
 is their message, whatever their release, and filling it in takes microseconds.
 """
 
@@ -23,7 +23,11 @@ from kombu.entity import maybe_delivery_mode
 from kombu.exceptions import EncodeError
 from kombu.utils import json
 
+from pooltasks import keys
+from pooltasks.broker.protection import JSON, FormProtection
+from pooltasks.broker.queues import list_of
 from pooltasks.broker.serialization import encode
+from pooltasks.broker.signing import HEADER, signed_text
 from pooltasks.errors import MessageTooLargeError
 
 if TYPE_CHECKING:
@@ -62,7 +66,7 @@ _OF_DELIVERY = {
 }
 """Options that Celery does not hand on to kombu as properties of the message."""
 _OF_PUBLISHING = ("priority", "mandatory", "immediate")
-"""What looks like a property and is an argument of kombu's ``publish``."""
+"""Arguments of kombu's ``publish`` that look like properties."""
 _JSON = {None: "null", True: "true", False: "false"}
 
 
@@ -83,6 +87,8 @@ class Message:
     id: str
     text: bytes
     priority: int = 0
+    due: float | None = None
+    """When it is due, in seconds since the epoch by the server's clock; None: now."""
 
 
 class Form:
@@ -99,8 +105,10 @@ class Form:
         app = self._app = operation.app
         self.operation = operation
         self.queue = queue
+        self.is_controlled = False
+        """Whether the server decides with the publication whether there is room for them."""
         self.pid = os.getpid()
-        """The process that made it: a message says which process it is from."""
+        """The process that made it: a message names the process that it is from."""
         self._channel = channel
         self._delivery_mode = maybe_delivery_mode(
             queue.exchange.delivery_mode or app.conf.task_default_delivery_mode
@@ -109,14 +117,16 @@ class Form:
         self._args_size = app.amqp.argsrepr_maxsize
         self._kwargs_size = app.amqp.kwargsrepr_maxsize
         self._priority = 0
+        self._steps = _steps(app, queue.name)
         self._tags = f"{uuid4().hex}-"
         self._numbers = count()
+        self._protection = app.pooltasks.protection
+        self._form_protection: FormProtection | None = None
         self._template = self._make_template(options)
 
     def list_name(self, priority: int) -> str:
         """Return the key of the list on which messages of a priority lie."""
-        name: str = self._channel._q_for_pri(self.queue.name, priority)  # noqa: SLF001  kombu's name
-        return f"{self._channel.global_keyprefix}{name}"
+        return f"{self._channel.global_keyprefix}{list_of(self.queue.name, priority, self._steps)}"
 
     def fill(
         self, args: Any, kwargs: Any, headers: Mapping[str, float], parent: Any = None
@@ -126,7 +136,7 @@ class Form:
         Args:
             args: Positional arguments, a list or tuple.
             kwargs: Keyword arguments, a mapping.
-            headers: ``published_at`` and ``deadline``.
+            headers: ``published_at`` and ``deadline``, and ``deadline_given`` if it is true.
             parent: The task in which this happens, if in one.
 
         Raises:
@@ -139,7 +149,7 @@ class Form:
             request = parent.request
             root_id, parent_id = quoted(request.root_id or request.id), quoted(request.id)
         body = _body(args, kwargs) if args or kwargs else _EMPTY_BODY
-        text = self._template % {
+        values = {
             "body": body,
             "id": f'"{task_id}"',
             "root_id": root_id,
@@ -149,10 +159,12 @@ class Form:
             "ignore_result": _JSON[self.operation.ignore_result],
             "reply_to": quoted(self._app.thread_oid),
             "published_at": repr(headers["published_at"]),
-            "deadline": repr(headers["deadline"]),
+            "deadline": _deadline(headers),
             "tag": f'"{self._tags}{next(self._numbers)}"',
         }
-        return Message(task_id, text.encode(), self._priority)
+        if self._form_protection is not None:
+            self._form_protection.apply(values)
+        return Message(task_id, (self._template % values).encode(), self._priority)
 
     def draft(self, args: Any, kwargs: Any, options: dict[str, Any], parent: Any = None) -> Draft:
         """Return the message of any call, as :meth:`celery.Celery.send_task` makes it.
@@ -198,15 +210,20 @@ class Form:
             MessageTooLargeError: The arguments are too large for a message.
             kombu.exceptions.EncodeError: The arguments are not JSON.
         """
-        message = self._augmented(draft, _encoded(draft.body))
-        return Message(draft.id, json.dumps(message).encode(), self._priority_of(message))
+        text = _encoded(draft.body)
+        if self._protection is not None:
+            text = self._protection.protect(self.queue.name, draft.headers, text)
+        message = self._augmented(draft, text)
+        due = draft.headers["published_at"] if draft.headers.get("eta") else None
+        return Message(draft.id, json.dumps(message).encode(), self._priority_of(message), due)
 
     def _augmented(self, draft: Draft, payload: str) -> dict[str, Any]:
         properties = dict(draft.properties)
         priority, *_ = (properties.pop(name, None) for name in _OF_PUBLISHING)
         properties["delivery_mode"] = self._delivery_mode
+        content_type = JSON if self._protection is None else self._protection.content_type
         message: dict[str, Any] = self._channel.prepare_message(
-            payload.encode(), priority, "application/json", "utf-8", draft.headers, properties
+            payload.encode(), priority, content_type, "utf-8", draft.headers, properties
         )
         self._channel._inplace_augment_message(message, "", self.queue.name)  # noqa: SLF001  kombu's name
         return message
@@ -219,7 +236,7 @@ class Form:
         return quoted(saferepr(arguments, size, maxlevels=self._levels))
 
     def _make_template(self, options: dict[str, Any]) -> str:
-        """Return the text of a message as a %-format that names what differs."""
+        """Return the text of a message as a %-format that names the parts that differ."""
         prefix = uuid4().hex
 
         def mark(name: str) -> str:
@@ -231,12 +248,36 @@ class Form:
         options["headers"] = {name: mark(name) for name in ("published_at", "deadline")}
         draft = self.draft((), {}, options)
         draft.headers.update(argsrepr=mark("args"), kwargsrepr=mark("kwargs"))
+        protection = self._protection
+        if protection is not None:
+            signed = signed_text(self.queue.name, draft.headers).replace("%", "%%")
+            self._form_protection = FormProtection(protection, _with_gaps(signed, prefix))
+            if protection.signer is not None:
+                draft.headers[HEADER] = mark(HEADER)
         message = self._augmented(draft, mark("body"))
         message["properties"]["delivery_tag"] = mark("tag")
         self._priority = self._priority_of(message)
         body = message["body"]
         text = json.dumps(message).replace("%", "%%").replace(body, "%(body)s")
-        return re.sub(f'"{prefix}\\.(\\w+)"', r"%(\1)s", text)
+        return _with_gaps(text, prefix)
+
+
+def _with_gaps(text: str, prefix: str) -> str:
+    """Return a %-format: JSON with a gap in place of each mark."""
+    return re.sub(f'"{prefix}\\.(\\w+)"', r"%(\1)s", text)
+
+
+def _steps(app: Any, queue: str) -> tuple[int, ...]:
+    """Return the priority steps of the pool of a queue."""
+    pool = app.pooltasks.settings.pool_settings(queue.removeprefix(keys.QUEUE_PREFIX))
+    steps: tuple[int, ...] = pool.priorities
+    return steps
+
+
+def _deadline(headers: Mapping[str, float]) -> str:
+    """Return the header as JSON, with its neighbor ``deadline_given`` if that is there."""
+    text = repr(headers["deadline"])
+    return f'{text}, "deadline_given": true' if "deadline_given" in headers else text
 
 
 def _encoded(body: tuple[Any, ...]) -> str:
@@ -244,7 +285,7 @@ def _encoded(body: tuple[Any, ...]) -> str:
         return encode(body)
     except MessageTooLargeError:
         raise
-    except Exception as error:  # whatever an argument's own encoder raises: as kombu does
+    except Exception as error:  # any error of an argument's own encoder, as kombu does
         raise EncodeError(error) from error
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 
 from celery.utils.log import get_logger
+from redis.exceptions import OutOfMemoryError
 
 logger = get_logger(__name__)
 
 _REFUSED = 0.5
 """Seconds after which a server that has refused something is asked again."""
+
+_PASSING = ("OOM", "MISCONF", "NOREPLICAS", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+"""How the errors begin of a server that refuses for a while."""
 
 
 class Pause:
@@ -52,3 +56,8 @@ class Pause:
         if self._reason:
             self._reason = ""
             logger.warning("The server does again what a node asks of it.")
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether a server that answered this will take the command later."""
+    return isinstance(error, OutOfMemoryError) or str(error).startswith(_PASSING)

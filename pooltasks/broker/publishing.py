@@ -3,69 +3,51 @@
 Stock Celery makes each message from nothing, takes a producer out of a pool,
 subscribes to the result and goes through four layers of clients. Here a form
 is filled in (``message.py``) and pushed over a connection that stays open
-(``pusher.py``). What is not covered goes Celery's own way: options that are
-rare, queues with arguments, brokers that are not Redis, applications that
-change how Celery sends tasks.
+(``pusher.py``). Celery itself sends the messages that this does not cover: with
+rare options, to queues with arguments, to brokers that are not Redis, and of
+applications that change how Celery sends tasks.
 """
 
 from __future__ import annotations
 
 import os
-from types import FunctionType, NoneType
+from types import NoneType
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from celery import Celery, Task, signals
 from celery._state import get_current_worker_task
-from celery.app import amqp, base, routes
+from celery.app import amqp, base
 from celery.app import task as celery_task
 from kombu.common import maybe_declare
-from kombu.transport import redis
 
+from pooltasks import keys
+from pooltasks.broker.admission import (
+    Admission,
+    Entry,
+    controlled,
+    entry_of,
+    is_controlled,
+    told_apart,
+)
+from pooltasks.broker.client import key_prefix
+from pooltasks.broker.coverage import COVERED, PLAIN, is_celerys, is_covered, is_covered_by
+from pooltasks.broker.delayed import publish as publish_delayed
+from pooltasks.broker.lanes import Lanes
 from pooltasks.broker.message import Form
+from pooltasks.broker.names import Names
 from pooltasks.broker.pusher import Command, Pusher
-from pooltasks.broker.serialization import SERIALIZER
+from pooltasks.broker.queues import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kombu import Queue
-
     from pooltasks.broker.message import Draft, Message
 
-_PLAIN = {"headers", "queue"}
-_HEADERS = {"deadline", "published_at"}
+_HEADERS = ({"deadline", "published_at"}, {"deadline", "deadline_given", "published_at"})
 """A call with these options and headers alone is a form filled in."""
-_COVERED = _PLAIN | {
-    "add_to_parent",
-    "chain",
-    "chord",
-    "countdown",
-    "eta",
-    "group_id",
-    "group_index",
-    "ignore_result",
-    "link",
-    "link_error",
-    "parent_id",
-    "priority",
-    "replaced_task_nesting",
-    "retries",
-    "retry",
-    "retry_policy",
-    "root_id",
-    "shadow",
-    "soft_time_limit",
-    "task_id",
-    "time_limit",
-}
-"""Options of a call that is published here."""
-_ATTRIBUTES = {"priority", "queue", "serializer", "soft_time_limit", "time_limit"}
-"""Options that an operation which is published here may have as attributes."""
 _POSITIONAL = (tuple, list, NoneType)
 _KEYWORDS = (dict, NoneType)
-_PROTOCOL = 2
-_BACKENDS = {"celery.backends.base", "celery.backends.redis", "pooltasks.broker.results"}
-"""Where result backends are told of a call in a way that needs no producer of kombu's."""
 _OWN_ROUTES = "pooltasks.app"
 """The module whose routes name a queue and nothing else."""
 
@@ -80,12 +62,14 @@ class Publisher:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self.pusher = Pusher(app)
+        self.lanes = Lanes(app)
         app.conf.task_always_eager  # noqa: B018  loads the configuration, if it is not yet
         self._eager_names = app.conf._to_keys("task_always_eager")  # noqa: SLF001  Celery's name
         self._forms: dict[tuple[str, str], Form | None] = {}
         self._routers: Sequence[Any] | None = None
         self._routes_are_own = False
         self._lists: dict[tuple[str, int], bytes] = {}
+        self._admissions: dict[str, Admission] = {}
 
     def is_eager(self) -> bool:
         """Return Celery's setting ``task_always_eager``, which tests change at any time.
@@ -125,13 +109,14 @@ class Publisher:
         if form is None and key in self._forms:
             return None
         queue = self.app.amqp.router.expand_destination({"queue": options["queue"]})["queue"]
-        if _is_covered(operation, queue):
+        if is_covered(operation, queue):
 
             def make(channel: Any) -> Form:
                 maybe_declare(queue, channel)
                 return Form(operation, queue, operation._get_exec_options(), channel)  # noqa: SLF001
 
             form = self.pusher.with_channel(make, lambda: self.retry_policy(options))
+            form.is_controlled = is_controlled(operation, queue.name)
         else:
             form = None
         self._forms[key] = form
@@ -140,9 +125,9 @@ class Publisher:
     def prepare(
         self, form: Form, args: Any, kwargs: Any, options: dict[str, Any], parent: Any
     ) -> tuple[Message, Draft | None] | None:
-        """Return the message of a call, and tell who listens that it is about to be published.
+        """Return the message of a call, and tell the listeners that it is about to be published.
 
-        The second value is what :meth:`tell` needs; None while nobody listens.
+        The second value is for :meth:`tell`; None while nobody listens.
 
         Args:
             form: The operation's form.
@@ -164,8 +149,8 @@ class Publisher:
         listened = before.receivers or signals.after_task_publish.receivers
         if (
             not listened
-            and options.keys() == _PLAIN
-            and options["headers"].keys() == _HEADERS
+            and options.keys() == PLAIN
+            and options["headers"].keys() in _HEADERS
             and isinstance(args, _POSITIONAL)
             and isinstance(kwargs, _KEYWORDS)
             and self._has_own_routes(_cached(_cached(self.app, "amqp"), "router").routes)
@@ -176,7 +161,7 @@ class Publisher:
         merged = {**operation._get_exec_options(), **options}  # noqa: SLF001  Celery's name
         merged.setdefault("ignore_result", operation.ignore_result)
         merged = self.app.amqp.router.route(merged, operation.name, args, kwargs, operation)
-        if not _is_covered_by(form, merged):
+        if not is_covered_by(form, merged):
             return None
         draft = form.draft(args, kwargs, merged, parent)
         if before.receivers:
@@ -204,6 +189,10 @@ class Publisher:
         Raises:
             kombu.exceptions.OperationalError: It could not be published.
         """
+        # A node with kombu's own transport keeps operations that are not due in its memory.
+        if message.due is not None and self.app.pooltasks.settings.broker_transport != "stock":
+            self._delay(form, message, options)
+            return
         place = form.queue.name, message.priority
         name = self._lists.get(place)
         if name is None:
@@ -212,8 +201,59 @@ class Publisher:
             Command(b"LPUSH", name, message.text), lambda: self.retry_policy(options)
         )
 
+    def admission(self, queue: str) -> Admission:
+        """Return the admission that publishes under the controls of a queue's pool."""
+        if queue not in self._admissions:
+            self._admissions[queue] = Admission(self.app, queue)
+        return self._admissions[queue]
+
+    def admit(
+        self, name: str, queue: str, entry: Entry, options: Mapping[str, Any]
+    ) -> tuple[Message, bool]:
+        """Publish a message under the controls of its pool.
+
+        Args:
+            name: Of the operation.
+            queue: The pool's.
+            entry: The call.
+            options: Options of the call; they may say how to try again.
+
+        Returns:
+            The message with the id that its result has, and whether that is another call's.
+
+        Raises:
+            PoolSaturated: The pool is full.
+            DuplicateError: Another call came first, and others wait for this very one.
+            kombu.exceptions.OperationalError: It could not be published.
+        """
+        admission = self.admission(queue)
+        answer = self.pusher.execute(admission.command([entry]), lambda: self.retry_policy(options))
+        verdict = admission.verdict(answer)
+        if not verdict.ids:
+            raise admission.refusal(name, verdict)
+        return told_apart(name, entry, verdict.ids[0], options)
+
+    def _delay(self, form: Form, message: Message, options: Mapping[str, Any]) -> None:
+        """Have the server keep a message until its operation is due."""
+        queue = form.queue.name
+        pool = self.app.pooltasks.settings.pool_settings(queue.removeprefix(keys.QUEUE_PREFIX))
+        names = Names(
+            queue, key_prefix(self.app), self.app.conf.broker_transport_options.get("sep")
+        )
+        place = place_of(message.priority, pool.priorities)
+        assert message.due is not None  # noqa: S101  for the type checker: the caller has looked
+        command = publish_delayed(
+            names,
+            message.id,
+            message.text,
+            due=message.due,
+            place=place,
+            unique=uuid4().hex,
+        )
+        self.pusher.execute(command, lambda: self.retry_policy(options))
+
     def tell(self, form: Form, draft: Draft) -> None:
-        """Tell who listens that a message is published."""
+        """Tell the listeners that a message is published."""
         signals.after_task_publish.send(
             sender=form.operation.name,
             body=draft.body,
@@ -265,6 +305,7 @@ def publish(operation: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> 
         options: Options of the call, ``queue`` and ``headers`` among them.
 
     Raises:
+        PoolSaturated: The pool is full.
         MessageTooLargeError: The arguments are too large for a message.
         kombu.exceptions.EncodeError: The arguments are not JSON.
         kombu.exceptions.OperationalError: It could not be published.
@@ -277,6 +318,8 @@ def publish(operation: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> 
     form = publisher.form(operation, options)
     if form is None:
         return None
+    if form.is_controlled:
+        options = controlled(operation, args, kwargs, options)
     parent = get_current_worker_task()
     prepared = publisher.prepare(form, args, kwargs, options, parent)
     if prepared is None:
@@ -284,19 +327,27 @@ def publish(operation: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> 
     message, draft = prepared
     if not options.get("ignore_result", operation.ignore_result):
         publisher.app.backend.on_task_call(None, message.id)
-    publisher.push(form, message, options)
-    if draft is not None:
+    is_duplicate = False
+    if form.is_controlled:
+        entry = entry_of(publisher.app, message, draft.headers if draft else {}, options)
+        message, is_duplicate = publisher.admit(operation.name, form.queue.name, entry, options)
+    else:
+        publisher.push(form, message, options)
+    if draft is not None and not is_duplicate:
         publisher.tell(form, draft)
-    return publisher.result(form, message, options, parent)
+    result = publisher.result(form, message, options, parent)
+    if form.is_controlled:
+        result.is_duplicate = is_duplicate
+    return result
 
 
 def covering(operation: Any, options: Mapping[str, Any]) -> Publisher | None:
     """Return the publisher of a call with these options; None if there is none for it."""
     publisher = publisher_of(operation.app)
     if (
-        options.keys() <= _COVERED
-        and _is_celerys(Task.apply_async, celery_task)
-        and _is_celerys(getattr(publisher.app.send_task, "__func__", None), base)
+        options.keys() <= COVERED
+        and is_celerys(Task.apply_async, celery_task)
+        and is_celerys(getattr(publisher.app.send_task, "__func__", None), base)
         and not signals.task_sent.receivers
         and not publisher.is_eager()
         and not amqp._callback_publish_retry.get()  # noqa: SLF001  Celery's name
@@ -312,6 +363,9 @@ def checked(operation: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         TypeError: They do not fit the operation.
         ValueError: The operation's time limits contradict each other.
     """
+    soft, hard = operation.soft_time_limit, operation.time_limit
+    if soft and hard and soft > hard:
+        raise ValueError("soft_time_limit must be less than or equal to time_limit")
     if operation.typing:
         operation.__header__(*(args or ()), **(kwargs or {}))
     if operation._dump_pydantic_arguments is not None:  # noqa: SLF001  Celery's name
@@ -323,43 +377,3 @@ def _cached(owner: Any, name: str) -> Any:
     """Return a cached property of Celery's; once it is there, without the lock that kombu takes."""
     value = vars(owner).get(name)
     return getattr(owner, name) if value is None else value
-
-
-def _is_celerys(function: Any, module: Any) -> bool:
-    """Return whether ``function`` is what ``module`` defined: others wrap it to see each call."""
-    return type(function) is FunctionType and function.__globals__ is module.__dict__
-
-
-def _is_covered(operation: Any, queue: Queue) -> bool:
-    """Return whether the operation's messages in this queue can be published here."""
-    app = operation.app
-    conf = app.conf
-    transport = app.connection_for_write().get_transport_cls()
-    attributes = operation._get_exec_options().items()  # noqa: SLF001  Celery's name
-    return (
-        all(value is None or name in _ATTRIBUTES for name, value in attributes)
-        and operation.serializer == SERIALIZER
-        and type(operation).shadow_name is Task.shadow_name
-        and type(app.amqp) is amqp.AMQP
-        and type(app.amqp.router) is routes.Router
-        and conf.task_protocol == _PROTOCOL
-        and not conf.task_send_sent_event
-        and not conf.task_compression
-        and queue.exchange.type == "direct"
-        and not (queue.expires or queue.message_ttl or queue.queue_arguments)
-        and issubclass(transport, redis.Transport)
-        and transport.Channel._put is redis.Channel._put  # noqa: SLF001  kombu's name
-        and app.backend.on_task_call.__module__ in _BACKENDS
-    )
-
-
-def _is_covered_by(form: Form, options: Mapping[str, Any]) -> bool:
-    """Return whether routed options still are those of the form's queue."""
-    return (
-        options["queue"].name == form.queue.name
-        and options["serializer"] == SERIALIZER
-        and all(
-            value is None or name in _COVERED or name in _ATTRIBUTES
-            for name, value in options.items()
-        )
-    )

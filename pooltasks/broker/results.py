@@ -7,15 +7,23 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from celery.app.defaults import NAMESPACES
 from celery.backends.redis import RedisBackend
 from celery.states import FAILURE, READY_STATES
 from kombu.exceptions import EncodeError
 
+from pooltasks.broker.chords import ChordPart
 from pooltasks.broker.serialization import encoding_error
 from pooltasks.broker.waiting import ResultConsumer
 
 STORE = files("pooltasks.broker").joinpath("store.lua").read_text("utf-8")
 """Defines ``store(key, value, seconds)`` for the scripts that store results."""
+
+
+_SILENCE = 4.0
+"""Seconds without an answer after which a connection is given up."""
+_CELERYS_SILENCE = NAMESPACES["redis"]["socket_timeout"].default
+"""The same in Celery, unless ``redis_socket_timeout`` says otherwise."""
 
 
 class StoredResult(NamedTuple):
@@ -42,14 +50,23 @@ class ResultBackend(RedisBackend):
 
     ResultConsumer = ResultConsumer
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.connparams.get("socket_timeout") == _CELERYS_SILENCE:
+            self.connparams["socket_timeout"] = _SILENCE
+
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Do nothing: whoever waits for a result subscribes to it then (``waiting.py``)."""
+        """Do nothing: a caller that waits for a result subscribes to it then (``waiting.py``)."""
 
     def remove_pending_result(self, result: Any) -> Any:
         """Stop waiting for ``result``; Celery calls this for each result that is dropped."""
         if any(self._pending_results):
             return super().remove_pending_result(result)
         return result  # nobody waits for anything
+
+    @cached_property
+    def _chord_part_return_script(self) -> Any:
+        return ChordPart(super()._chord_part_return_script)
 
     def encode(self, data: Any) -> Any:
         """Return ``data`` as the stored text.
@@ -72,6 +89,16 @@ class ResultBackend(RedisBackend):
         request: Any = None,
         **_: Any,
     ) -> Any:
+        stored = self._stored(task_id, result, state, traceback, request)
+        if task_id in self._kept and state in READY_STATES and not _is_read_by_others(request):
+            self._kept[task_id] = stored
+        else:
+            self.store_now(stored)
+        return result
+
+    def _stored(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None
+    ) -> StoredResult:
         meta = self._get_result_meta(
             result=result, state=state, traceback=traceback, request=request
         )
@@ -80,23 +107,32 @@ class ResultBackend(RedisBackend):
         if isinstance(value, str):
             value = value.encode()
         expires = self.failure_expires if state == FAILURE else self.expires
-        stored = StoredResult(self.get_key_for_task(task_id), value, int(expires or 0))
-        if task_id in self._kept and state in READY_STATES and not _is_read_by_others(request):
-            self._kept[task_id] = stored
-        else:
-            self.store_now(stored)
-        return result
+        return StoredResult(self.get_key_for_task(task_id), value, int(expires or 0))
+
+    def plain_failure(
+        self, task_id: str, error: BaseException, state: str = FAILURE
+    ) -> StoredResult:
+        """Return the result of an operation that failed; the caller stores it.
+
+        No code runs that the operation's message names.
+
+        Args:
+            task_id: The operation's id.
+            error: An error of pooltasks' or Celery's.
+            state: Celery's.
+        """
+        return self._stored(task_id, self.encode_result(error, state), state)
 
     @cached_property
     def _kept(self) -> dict[str, StoredResult | None]:
         return {}
 
     def keep(self, task_id: str) -> None:
-        """Keep the final result of ``task_id`` until it is released; whoever asks stores it."""
+        """Keep the final result of ``task_id`` until it is released; the caller then stores it."""
         self._kept[task_id] = None
 
     def release(self, task_id: str) -> StoredResult | None:
-        """Return what was kept, None if there is no final result; keep nothing more."""
+        """Return the kept result, None if there is no final one; keep nothing more."""
         return self._kept.pop(task_id, None)
 
     def store_now(self, stored: StoredResult) -> None:
@@ -126,7 +162,7 @@ class ResultBackend(RedisBackend):
             meta = self._plain_meta(result, state, traceback, request)
         wait = getattr(request, "wait_seconds", None)
         if wait is not None:
-            # What came too late was never run.
+            # An operation that came too late never ran.
             meta["timing"] = {"wait": wait, "run": getattr(request, "run_seconds", 0.0)}
         return meta
 
@@ -135,7 +171,7 @@ class ResultBackend(RedisBackend):
         return bool(self.app.conf.find_value_for_key("extended", "result"))
 
     def _plain_meta(self, result: Any, state: str, traceback: Any, request: Any) -> dict[str, Any]:
-        """Return what Celery stores of a result unless ``result_extended`` is set.
+        """Return the parts of a result that Celery stores unless ``result_extended`` is set.
 
         Celery's own takes a fifth of a worker's time for a short operation,
         most of it for the time of day.

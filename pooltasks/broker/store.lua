@@ -1,7 +1,7 @@
--- Store an operation's result and tell whoever waits.
+-- Store an operation's result and tell its caller.
 --
--- A success is final: what a second delivery of the same operation stores
--- later is dropped, so that the caller never sees a result change.
+-- A success is final: a later result of the same operation, from a second delivery,
+-- is dropped, so that the caller never sees a result change.
 --
 -- key      string  the result, and the channel on which it is published
 -- value    the encoded result
@@ -12,7 +12,8 @@
 local success = '{"status": "SUCCESS"'  -- how Celery's JSON begins
 
 local function store(key, value, seconds)
-  if redis.call('GETRANGE', key, 0, #success - 1) == success then
+  -- A key that holds no text is overwritten: it is no result.
+  if redis.pcall('GETRANGE', key, 0, #success - 1) == success then
     return 0
   end
   if seconds == '0' then

@@ -1,6 +1,6 @@
 """Submitting many operations: in chunks, each accepted as a whole, once, or not at all.
 
-A chunk is one script call. It carries its number within the submission and the
+A chunk is one script call. It carries its number within a lane (``lanes.py``) and the
 server notes the last number it accepted, so a chunk whose answer was lost is
 sent again without fear: it is pushed once. Only if the server stays away for
 as long as ``task_publish_retry_policy`` allows does a chunk remain unknown.
@@ -8,8 +8,10 @@ as long as ``task_publish_retry_policy`` allows does a chunk remain unknown.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from itertools import chain
 from typing import TYPE_CHECKING, Any, overload
@@ -18,17 +20,17 @@ from uuid import uuid4
 from celery._state import get_current_worker_task
 from kombu.exceptions import OperationalError
 
-from pooltasks import keys
-from pooltasks.broker.client import key_prefix
+from pooltasks.broker.admission import REMEMBERED, Admission, Entry, controlled
 from pooltasks.broker.publishing import checked, covering
 from pooltasks.broker.pusher import Command
-from pooltasks.errors import OperationRefusedError, SubmissionError
+from pooltasks.errors import OperationRefusedError, PoolSaturated, SubmissionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from celery.result import AsyncResult
 
+    from pooltasks.broker.lanes import Lane
     from pooltasks.broker.message import Draft, Form, Message
     from pooltasks.broker.publishing import Publisher
 
@@ -38,8 +40,6 @@ _BYTES = 1024 * 1024
 """Size of a chunk at which it is sent."""
 _SECONDS = 0.05
 """Age of a chunk at which it is sent: arguments may come slowly."""
-_REMEMBERED = 3600
-"""Seconds for which the server remembers a submission: far longer than any retry policy."""
 _SUBMIT = files("pooltasks.broker").joinpath("submit.lua").read_bytes()
 
 
@@ -51,11 +51,16 @@ class Results(Sequence["AsyncResult"]):
     Args:
         operation: The operation.
         ids: The ids.
+        duplicates: Places of those that belong to earlier calls.
     """
 
-    def __init__(self, operation: Any, ids: Sequence[str] = ()) -> None:
+    def __init__(
+        self, operation: Any, ids: Sequence[str] = (), duplicates: Collection[int] = ()
+    ) -> None:
         self._operation = operation
         self.ids = ids
+        self.duplicates = duplicates
+        """Places of the results that belong to earlier calls of a unique operation."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,9 +70,13 @@ class Results(Sequence["AsyncResult"]):
     @overload
     def __getitem__(self, index: slice) -> Results: ...
     def __getitem__(self, index: int | slice) -> AsyncResult | Results:
-        if isinstance(index, slice):
-            return Results(self._operation, self.ids[index])
-        return self._operation.AsyncResult(self.ids[index])
+        places = range(len(self.ids))[index]
+        if isinstance(places, range):
+            duplicates = {n for n, place in enumerate(places) if place in self.duplicates}
+            return Results(self._operation, self.ids[index], duplicates)
+        result = self._operation.AsyncResult(self.ids[places])
+        result.is_duplicate = places in self.duplicates
+        return result
 
     def __repr__(self) -> str:
         return f"<{len(self)} results of {self._operation.name}>"
@@ -79,22 +88,23 @@ class _Chunk:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.messages: list[Message] = []
-        self.drafts: list[Draft] = []
+        self.drafts: list[Draft | None] = []
         self.in_doubt = False
         """Whether the server may have accepted it and could not say so."""
         self._size = 0
-        self._begun = time.monotonic()
+        self._begun = 0.0
 
     @property
     def ids(self) -> list[str]:
         return [message.id for message in self.messages]
 
     def add(self, call: Any, message: Message, draft: Draft | None) -> None:
+        if not self.calls:
+            self._begun = time.monotonic()
         self.calls.append(call)
         self.messages.append(message)
         self._size += len(message.text)
-        if draft is not None:
-            self.drafts.append(draft)
+        self.drafts.append(draft)
 
     def takes(self, message: Message) -> bool:
         """Return whether the message goes to the same list as the others."""
@@ -119,10 +129,9 @@ class Submission:
     def __init__(self, operation: Any, options: Callable[[], dict[str, Any]]) -> None:
         self._operation = operation
         self._options = options
-        key = key_prefix(operation.app) + keys.submission(uuid4().hex)
-        self._key = key.encode()
-        self._sent = 0
+        self._lane: Lane | None = None
         self._accepted: list[str] = []
+        self._duplicates: set[int] = set()
         self._chunk = _Chunk()
 
     def run(self, calls: Iterable[Any]) -> Sequence[AsyncResult]:
@@ -133,11 +142,14 @@ class Submission:
                 or a mapping of keyword arguments.
 
         Raises:
+            PoolSaturated: The pool is full. The operations that fitted are submitted.
             SubmissionError: It failed after a part was submitted.
             Exception: It failed before anything was submitted.
         """
         options = self._options()
-        publisher = covering(self._operation, options)
+        # An operation whose base class publishes it is asked about each call; plain tasks are not.
+        is_own = getattr(self._operation, "own_publisher", None) is not None
+        publisher = None if is_own else covering(self._operation, options)
         form = publisher.form(self._operation, options) if publisher else None
         rest = iter(calls)
         if publisher is None or form is None:
@@ -156,23 +168,50 @@ class Submission:
             if self._chunk.messages:
                 self._send(publisher, form)
         except Exception as error:
-            chunk = self._chunk
-            if not (self._accepted or chunk.in_doubt):
+            failure = self._half_way(error)
+            if failure is None:
                 raise
-            failure = self._failure(Results(self._operation, self._accepted), error)
-            failure.rest = chain(open_call, rest)
-            if chunk.in_doubt:
-                failure.unknown = Results(self._operation, chunk.ids)
-                failure.unknown_calls = chunk.calls
-            else:
-                failure.rest = chain(chunk.calls, failure.rest)
+            failure.rest = chain(failure.rest, open_call, rest)
+            if failure is error:
+                raise
             raise failure from error
-        return Results(self._operation, self._accepted)
+        finally:
+            if self._lane is not None and not self._chunk.in_doubt:
+                publisher.lanes.give_back(form.queue.name, self._lane)
+        return self._results()
+
+    def _half_way(self, error: Exception) -> SubmissionError | None:
+        """Return the error that names the submitted calls, and those of the chunk that are not.
+
+        Returns:
+            None if nothing was submitted, unless the reason is a full pool.
+        """
+        chunk = self._chunk
+        if isinstance(error, PoolSaturated):
+            failure: SubmissionError = error
+            error.fits = len(self._accepted)
+        elif self._accepted or chunk.in_doubt:
+            failure = self._failure(error)
+        else:
+            return None
+        failure.accepted = self._results()
+        if chunk.in_doubt:
+            failure.unknown = Results(self._operation, chunk.ids)
+            failure.unknown_calls = chunk.calls
+        else:
+            failure.rest = chunk.calls
+        return failure
+
+    def _results(self) -> Results:
+        return Results(self._operation, self._accepted, self._duplicates)
 
     def _prepare(self, publisher: Publisher, form: Form, call: Any) -> tuple[Message, Draft | None]:
-        args, kwargs = checked(self._operation, *_arguments(call))
+        args, kwargs = checked(self._operation, *arguments(call))
         parent = get_current_worker_task()
-        prepared = publisher.prepare(form, args, kwargs, self._options(), parent)
+        options = self._options()
+        if form.is_controlled:
+            options = controlled(self._operation, args, kwargs, options)
+        prepared = publisher.prepare(form, args, kwargs, options, parent)
         if prepared is None:
             raise OperationRefusedError(
                 f"The application's task_routes send {self._operation.name} elsewhere than to "
@@ -183,60 +222,88 @@ class Submission:
     def _send(self, publisher: Publisher, form: Form) -> None:
         """Send the chunk, and begin the next."""
         chunk = self._chunk
-        self._sent += 1
-        command = Command(
+        lane = self._lane
+        if lane is None or lane.pid != os.getpid():  # the arguments may come from a fork
+            lane = self._lane = publisher.lanes.take(form.queue.name)
+        command = self._command(publisher, form, lane)
+        try:
+            answer = publisher.pusher.execute(command, lambda: publisher.retry_policy({}))
+        finally:
+            chunk.in_doubt = command.in_doubt
+        ids = chunk.ids
+        verdict = None
+        if form.is_controlled:
+            verdict = Admission.verdict(answer)
+            ids = verdict.ids
+        begun = len(self._accepted)
+        new = [id_ == message.id for id_, message in zip(ids, chunk.messages, strict=False)]
+        self._duplicates.update(place for place, is_new in enumerate(new, begun) if not is_new)
+        self._accepted += ids
+        self._chunk = _Chunk()
+        for draft, is_new in zip(chunk.drafts, new, strict=False):
+            if draft is not None and is_new:
+                publisher.tell(form, draft)
+        parent = get_current_worker_task()
+        if parent:
+            for message, id_ in zip(chunk.messages, ids, strict=False):
+                publisher.result(form, replace(message, id=id_), {}, parent)
+        if verdict is not None and verdict.retry_after:
+            self._chunk.calls = chunk.calls[len(ids) :]
+            raise publisher.admission(form.queue.name).refusal(self._operation.name, verdict)
+
+    def _command(self, publisher: Publisher, form: Form, lane: Lane) -> Command:
+        messages = self._chunk.messages
+        if form.is_controlled:
+            entries = [
+                Entry(message, draft.headers if draft else {})
+                for message, draft in zip(messages, self._chunk.drafts, strict=True)
+            ]
+            return publisher.admission(form.queue.name).command(entries, lane)
+        return Command(
             b"EVAL",
             _SUBMIT,
             b"2",
-            form.list_name(chunk.messages[0].priority).encode(),
-            self._key,
-            b"%d" % self._sent,
-            b"%d" % _REMEMBERED,
-            *(message.text for message in chunk.messages),
+            form.list_name(messages[0].priority).encode(),
+            lane.key,
+            b"%d" % lane.next_number(),
+            b"%d" % REMEMBERED,
+            *(message.text for message in messages),
         )
-        try:
-            publisher.pusher.execute(command, lambda: publisher.retry_policy({}))
-        finally:
-            chunk.in_doubt = command.in_doubt
-        self._accepted += chunk.ids
-        self._chunk = _Chunk()
-        for draft in chunk.drafts:
-            publisher.tell(form, draft)
-        parent = get_current_worker_task()
-        if parent:
-            for message in chunk.messages:
-                publisher.result(form, message, {}, parent)
 
     def _one_by_one(self, rest: Iterator[Any]) -> Sequence[AsyncResult]:
-        """Submit where Celery has to publish."""
+        """Submit calls that Celery has to publish."""
         results: list[AsyncResult] = []
         for call in rest:
             options = {**self._options(), "task_id": str(uuid4())}
             try:
-                results.append(self._operation.apply_async(*_arguments(call), **options))
+                results.append(self._operation.apply_async(*arguments(call), **options))
             except Exception as error:
                 in_doubt = isinstance(error, OperationalError)
-                if not (results or in_doubt):
+                is_full = isinstance(error, PoolSaturated)
+                if not (results or in_doubt or is_full):
                     raise
-                failure = self._failure(results, error)
+                self._accepted = [result.id for result in results]
+                failure = error if isinstance(error, PoolSaturated) else self._failure(error)
+                failure.accepted = results
                 failure.rest = rest if in_doubt else chain([call], rest)
                 if in_doubt:
                     failure.unknown = Results(self._operation, [options["task_id"]])
                     failure.unknown_calls = [call]
+                if isinstance(failure, PoolSaturated):
+                    failure.fits = len(results)
+                    raise
                 raise failure from error
         return results
 
-    def _failure(self, accepted: Sequence[AsyncResult], error: Exception) -> SubmissionError:
-        failure = SubmissionError(
-            f"Of the calls of {self._operation.name}, {len(accepted):,} were accepted before "
+    def _failure(self, error: Exception) -> SubmissionError:
+        return SubmissionError(
+            f"Of the calls of {self._operation.name}, {len(self._accepted):,} were accepted before "
             f"{type(error).__name__}: {error}. This error has their results, those of which it is "
             "not known (unknown), and the arguments of the others (rest), to be submitted again."
         )
-        failure.accepted = accepted
-        return failure
 
 
-def _arguments(call: Any) -> tuple[Any, Any]:
+def arguments(call: Any) -> tuple[Any, Any]:
     """Return positional and keyword arguments.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Waiting for results: nothing is subscribed to before somebody waits, and nothing is missed.
+"""Waiting for results: a caller subscribes when it waits, and misses nothing.
 
 Stock Celery subscribes to a result when its task is published, whether or not
-anybody ever asks for it. Here the subscriptions are made when somebody waits,
-many with one command, which also finds what was stored before (``mailbox.py``).
+anybody ever asks for it. Here the subscriptions are made when a caller waits, many
+with one command, which also finds results that were stored before (``mailbox.py``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery.backends import redis
-from celery.backends.asynchronous import _waiting_on
+from celery.backends.asynchronous import _waiting_on, greenletDrainer
 from celery.result import ResultSet
 from celery.states import READY_STATES
+from redis.exceptions import ConnectionError as NotConnectedError
+from redis.exceptions import TimeoutError as TimedOutError
 
 from pooltasks.broker.mailbox import Mailbox
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 _OVER = 100
 """Subscriptions to results that have come, which end with one command."""
 _LOOK = 1.0
-"""Seconds after which a connection is looked at again that another thread may have replaced."""
+"""Seconds between looks at a connection, which another thread may have replaced."""
 _KEYS = 1024
 """Keys of results that are remembered: each is asked for several times."""
 
@@ -53,7 +55,7 @@ class ResultConsumer(redis.ResultConsumer):
         self._wanted.add(self._get_key_for_task(task_id))
 
     def cancel_for(self, task_id: str) -> None:
-        """Want a result no more; never blocks, the garbage collector calls it for each result."""
+        """Give up a result; never blocks: the garbage collector calls it for each result."""
         if not (self._wanted or self.subscribed_to):
             return
         key = self._get_key_for_task(task_id)
@@ -73,16 +75,28 @@ class ResultConsumer(redis.ResultConsumer):
             self._flush_pending_unsubscribe()
 
     def on_wait_for_pending(self, result: Any, **options: Any) -> None:
-        """Look for what is there; called before somebody waits for ``result``.
+        """Look for stored results; called before a caller waits for ``result``.
 
-        A set is looked up at once, with one command, because most of it may be
-        there. A single result is looked up when it is subscribed to.
+        The results of a set are looked up at once, with one command, because most
+        may be stored. A single result is looked up when it is subscribed to.
         """
         self._leave_the_parent()
         if isinstance(result, ResultSet) or self._is_subscribed(result.id):
-            super().on_wait_for_pending(result, **options)
+            try:
+                super().on_wait_for_pending(result, **options)
+            except (
+                NotConnectedError,
+                TimedOutError,
+            ):  # an error of a caller's callback is not ours
+                with self.reconnect_on_error():
+                    raise
         else:
             self.consume_from(result.id)
+        if isinstance(self.drainer, greenletDrainer):
+            # One greenlet reads for all, and may be waiting already.
+            with self._locked(), self.reconnect_on_error():
+                if self._wanted:
+                    self._subscribe()
 
     def drain_events_until(self, p: Any, **options: Any) -> Iterator[Any]:
         """Drain until ``p`` is ready; yield in between only: Celery sleeps at each yield."""
@@ -91,7 +105,7 @@ class ResultConsumer(redis.ResultConsumer):
                 yield each
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Subscribe to what is wanted, then wait at most ``timeout`` seconds for results.
+        """Subscribe to the wanted keys, then wait at most ``timeout`` seconds for results.
 
         As Celery's: one thread waits, without the lock, and the others for it.
         """
@@ -106,6 +120,8 @@ class ResultConsumer(redis.ResultConsumer):
                     self._pubsub_read.wait(longest)
                     return
                 self._socket_waiter = True
+                if self._is_waited_for():
+                    longest = min(longest, mailbox.look_is_due_in())
         if mailbox is None:
             time.sleep(longest)
             return
@@ -116,8 +132,13 @@ class ResultConsumer(redis.ResultConsumer):
             with self._locked():
                 self._socket_waiter = False
                 try:
-                    if has_come and mailbox is self._mailbox:
+                    if mailbox is not self._mailbox:
+                        pass  # another thread has replaced it
+                    elif has_come:
                         self._receive(mailbox)
+                    elif self._is_waited_for():
+                        with self.reconnect_on_error():
+                            mailbox.look()
                 finally:
                     self._pubsub_read.notify_all()
 
@@ -135,10 +156,14 @@ class ResultConsumer(redis.ResultConsumer):
                 self._want_again()
 
     def on_after_fork(self) -> None:
-        """Leave the connection to the parent; what was subscribed to is wanted again."""
+        """Leave the connection to the parent; keys that were subscribed to are wanted again."""
         self._want_again()
         super().on_after_fork()
         self._mailbox = None
+
+    def _is_waited_for(self) -> bool:
+        """Return whether a caller waits for a result: otherwise the server may be silent."""
+        return len(self.subscribed_to) > len(self._over)
 
     def _is_subscribed(self, task_id: str) -> bool:
         return self._get_key_for_task(task_id) in self.subscribed_to
@@ -154,11 +179,11 @@ class ResultConsumer(redis.ResultConsumer):
         self.subscribed_to.clear()
 
     def _subscribe(self) -> None:
-        """Subscribe to what is wanted; the caller holds the lock."""
+        """Subscribe to the wanted keys; the caller holds the lock."""
         keys = list(self._wanted)
         self._pending_unsubscribe.difference_update(keys)
         self._over.difference_update(keys)
-        # Whoever cancels from here on finds it subscribed to, and leaves it to be
+        # A thread that cancels a key from here on finds it subscribed to. The key is then
         # unsubscribed when the lock is released.
         self.subscribed_to.update(keys)
         cancelled = [key for key in keys if key not in self._wanted]
@@ -170,7 +195,7 @@ class ResultConsumer(redis.ResultConsumer):
         self._mailbox.subscribe(keys)
 
     def _unsubscribe(self) -> None:
-        """Unsubscribe from what is cancelled; the caller holds the lock."""
+        """Unsubscribe from the cancelled keys; the caller holds the lock."""
         while self._pending_unsubscribe:
             keys = list(self._pending_unsubscribe)
             self._pending_unsubscribe.difference_update(keys)
@@ -190,7 +215,7 @@ class ResultConsumer(redis.ResultConsumer):
             self._subscribe()
 
     def on_state_change(self, meta: Mapping[str, Any], _message: Any = None) -> None:
-        """Tell who waits of a new state, as Celery does; it sleeps afterwards."""
+        """Tell the callers that wait of a new state, as Celery does; it sleeps afterwards."""
         if self.on_message:
             self.on_message(meta)
         if meta["status"] not in READY_STATES:
@@ -198,7 +223,7 @@ class ResultConsumer(redis.ResultConsumer):
         task_id = meta["task_id"]
         results = _waiting_on(self._pending_results, task_id)
         if not results:
-            # It comes before somebody has said that he waits for it.
+            # The result comes before its caller has called get().
             self._pending_messages.put(task_id, meta)
         for result in results:
             result._maybe_set_cache(meta)  # noqa: SLF001  Celery's name

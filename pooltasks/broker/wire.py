@@ -19,12 +19,14 @@ from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as TimedOutError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _CHUNK: Final = 65536
 _INCOMPLETE: Final = object()
+_STANDARD_SOCKET: Final = ("socket", "socket")
+"""Module and name of Python's own socket class, which greenlets replace by theirs."""
 _JUST_NOW: Final = 0.001
-"""Seconds for which an answer says that the connection is there, as well as a look would."""
+"""Seconds for which an answer proves that the connection is there, as well as a look does."""
 
 
 def pack(command: tuple[Any, ...]) -> bytes:
@@ -33,19 +35,39 @@ def pack(command: tuple[Any, ...]) -> bytes:
     return packed
 
 
+def greet(connection: Any) -> None:
+    """Send the greeting of a new connection: its protocol, its login and its database.
+
+    redis-py asks three more questions, each with its own way to the server and back: a
+    fleet that comes back after a restart has no time for them.
+
+    Args:
+        connection: That of redis-py, which takes this as ``redis_connect_func``.
+
+    Raises:
+        redis.RedisError: The server refuses.
+    """
+    connection.driver_info = None
+    connection.maint_notifications_config = None
+    connection.on_connect()
+
+
 class Wire:
-    """What goes over one connection; nobody else reads from it while answers are owed.
+    """The commands and answers of one connection; nothing else reads it while answers are owed.
 
     Args:
         connection: The connection of redis-py; connected when it is first needed.
+        release: Takes the connection back when it is closed.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, release: Callable[[Any], None] | None = None) -> None:
         self.connection = connection
+        self._release = release
         self._sock: Any = None
         self._reader: hiredis.Reader
-        self._poller: select.poll
-        self._answered_at = 0.0
+        self._poller: Any
+        self.answered_at = 0.0
+        """Monotonic seconds at which the last answer was there."""
 
     def ask(self, packed: bytes) -> Any:
         """Send a command, and return the answer.
@@ -72,7 +94,7 @@ class Wire:
             raise
 
     def receive(self) -> Any:
-        """Return the next answer; what the server pushes is left out.
+        """Return the next answer; pushed messages are left out.
 
         Raises:
             redis.RedisError: The server is away, or refuses the command.
@@ -84,13 +106,13 @@ class Wire:
                 answer = self._next()
             if isinstance(answer, hiredis.PushNotification):
                 continue
-            self._answered_at = time.monotonic()
+            self.answered_at = time.monotonic()
             if isinstance(answer, Exception):
                 raise answer
             return answer
 
     def arrived(self) -> Sequence[Any]:
-        """Return what has arrived, once at least one message is there, and pushes too.
+        """Return the answers and pushes that have arrived, once there is at least one.
 
         Raises:
             redis.ConnectionError: The server is away.
@@ -102,12 +124,28 @@ class Wire:
                 messages.append(message)
         return messages
 
+    def available(self) -> Iterator[Any]:
+        """Yield the answers, errors and pushes that have arrived, without waiting for more.
+
+        Raises:
+            redis.ConnectionError: The server is away.
+        """
+        while self.wait(0):
+            self._read()
+            while (message := self._next()) is not _INCOMPLETE:
+                yield message
+
+    def fileno(self) -> int | None:
+        """Return the descriptor of the connection; None while it is not connected."""
+        sock = self.connection._sock  # noqa: SLF001  there is no other way to ask
+        return None if sock is None else int(sock.fileno())
+
     def is_quiet(self) -> bool:
         """Return whether nothing is there to be read, not even the end of the connection.
 
         Right after an answer it is not looked at again.
         """
-        return time.monotonic() - self._answered_at < _JUST_NOW or not self.wait(0)
+        return time.monotonic() - self.answered_at < _JUST_NOW or not self.wait(0)
 
     def wait(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds; return whether there is something to be read.
@@ -119,11 +157,16 @@ class Wire:
             return True  # reading tells that it is not connected
         if hasattr(sock, "pending") and sock.pending():
             return True
+        if self._poller is None:
+            return bool(select.select([sock], (), (), timeout)[0])
         return bool(self._poller.poll(timeout * 1000))
 
     def close(self) -> None:
         """Close the connection."""
         self.connection.disconnect()
+        if self._release is not None:
+            self._release(self.connection)
+            self._release = None
 
     def _connected(self) -> Any:
         """Return the socket, and a new reader with a new socket."""
@@ -135,8 +178,7 @@ class Wire:
         if sock is not self._sock:
             self._sock = sock
             _let_the_kernel_keep_time(sock)
-            self._poller = select.poll()
-            self._poller.register(sock, select.POLLIN)
+            self._poller = _poller(sock)
             self._reader = hiredis.Reader(
                 protocolError=InvalidResponse,
                 replyError=connection._parser.parse_error,  # noqa: SLF001  names the error
@@ -165,6 +207,18 @@ class Wire:
         return kind(f"{self.connection!r}: {error}")
 
 
+def _poller(sock: Any) -> Any:
+    """Return a poller of the socket; None where only select(2) works: eventlet removes poll(2).
+
+    gevent replaces it.
+    """
+    if not hasattr(select, "poll"):
+        return None
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return poller
+
+
 def _let_the_kernel_keep_time(sock: Any) -> None:
     """Have the kernel end calls that take too long (socket(7)).
 
@@ -172,7 +226,8 @@ def _let_the_kernel_keep_time(sock: Any) -> None:
     plain sockets: TLS reads more than it is asked for, and greenlets replace them.
     """
     timeout = sock.gettimeout()
-    if timeout and type(sock) is socket.socket:
+    kind = type(sock)
+    if timeout and (kind.__module__, kind.__qualname__) == _STANDARD_SOCKET:
         value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)

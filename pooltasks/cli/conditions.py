@@ -1,4 +1,4 @@
-"""The options of ``pool simulate`` for delays, nodes and what goes wrong."""
+"""The options of ``pool simulate`` for delays, nodes and faults."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pooltasks.broker.limiting import per_second
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +93,21 @@ _OPTIONS = {
         metavar="SECONDS",
         help="How late samples arrive.",
     ),
+    "keys": click.option(
+        "--keys",
+        default=1,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Keys of the operations, if there are limits.",
+    ),
+    "concurrency": click.option(
+        "--concurrency",
+        type=click.IntRange(min=1),
+        help="A limit: how many of a key run at once.",
+    ),
+    "key_rate": click.option(
+        "--key-rate", help="A limit: how many of a key start, as 100/s, 90/m or 5/h."
+    ),
 }
 
 
@@ -100,7 +117,7 @@ def conditions(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def gathered(*arguments: Any, **options: Any) -> None:
         # Inside, because a node loads this module with every command of Celery.
-        from pooltasks.simulator.conditions import Conditions, NodeCrash  # noqa: PLC0415
+        from pooltasks.simulator.conditions import Conditions, KeyLimits, NodeCrash
 
         its = {option: options.pop(option) for option in _OPTIONS}
         its["lost_metrics"] /= 100.0
@@ -108,6 +125,9 @@ def conditions(command: Callable[..., None]) -> Callable[..., None]:
             NodeCrash(at, number % its["nodes"])
             for number, at in enumerate(sorted(its["node_crashes"]))
         )
+        keys, concurrency, rate = (its.pop(name) for name in ("keys", "concurrency", "key_rate"))
+        if concurrency or rate:
+            its["limits"] = KeyLimits(keys, concurrency, per_second(rate) if rate else None)
         command(*arguments, **options, conditions=Conditions(**its))
 
     for option in reversed(_OPTIONS.values()):

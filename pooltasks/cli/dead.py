@@ -1,4 +1,4 @@
-"""``pool dead``: the operations that were set aside, and what becomes of them."""
+"""``pool dead``: lists, shows, retries and deletes the dead letters of a pool."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ import click
 from pooltasks.app import settings_of
 from pooltasks.broker.client import redis_client
 from pooltasks.broker.dead_letters import DeadLetter, DeadLetters
-from pooltasks.errors import DeadLetterNotFoundError
+from pooltasks.cli.errors import letters_of
+from pooltasks.cli.options import json_option
 from pooltasks.keys import queue
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery.bin.base import CLIContext
+
+
+_KIND = click.option(
+    "--kind", metavar="KIND", help="Those of one kind of errors, as `errors POOL` lists them."
+)
 
 
 @click.group()
@@ -28,7 +36,7 @@ def dead() -> None:
 @click.argument("pool")
 @click.option("--reason", default="", help="Only those whose reason contains this.")
 @click.option("--operation", default="", help="Only those of this operation.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def list_(context: CLIContext, pool: str, reason: str, operation: str, as_json: bool) -> None:
     """List the dead letters of POOL, the latest first."""
@@ -41,17 +49,14 @@ def list_(context: CLIContext, pool: str, reason: str, operation: str, as_json: 
     click.echo(f"{len(letters)} dead letters in the pool {pool}", err=True)
 
 
-@dead.command()
+@dead.command(short_help="Show a dead letter: its failed attempts, its message.")
 @click.argument("pool")
 @click.argument("letter")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def show(context: CLIContext, pool: str, letter: str, as_json: bool) -> None:
     """Show the dead letter with the id LETTER, its failed attempts and its original message."""
-    try:
-        its, message = _letters(context, pool).show(letter)
-    except DeadLetterNotFoundError as error:
-        raise click.ClickException(str(error)) from error
+    its, message = _letters(context, pool).show(letter)
     text = message.decode(errors="backslashreplace")
     if as_json:
         click.echo(json.dumps({**asdict(its), "message": text}, indent=2))
@@ -64,26 +69,26 @@ def show(context: CLIContext, pool: str, letter: str, as_json: bool) -> None:
 
 @dead.command()
 @click.argument("pool")
-@click.argument("letters", nargs=-1, required=True)
+@click.argument("letters", nargs=-1)
+@_KIND
 @click.pass_obj
-def retry(context: CLIContext, pool: str, letters: tuple[str, ...]) -> None:
+def retry(context: CLIContext, pool: str, letters: tuple[str, ...], kind: str | None) -> None:
     """Send the operations with the ids LETTERS again, each once."""
     store = _letters(context, pool)
-    try:
-        sent = sum(store.retry(letter) for letter in letters)
-    except DeadLetterNotFoundError as error:
-        raise click.ClickException(str(error)) from error
+    sent = sum(store.retry(letter) for letter in _chosen(context, pool, letters, kind))
     click.echo(f"{sent} sent again")
 
 
 @dead.command()
 @click.argument("pool")
-@click.argument("letters", nargs=-1, required=True)
+@click.argument("letters", nargs=-1)
+@_KIND
 @click.pass_obj
-def drop(context: CLIContext, pool: str, letters: tuple[str, ...]) -> None:
+def drop(context: CLIContext, pool: str, letters: tuple[str, ...], kind: str | None) -> None:
     """Delete the dead letters with the ids LETTERS."""
     store = _letters(context, pool)
-    click.echo(f"{sum(store.drop(letter) for letter in letters)} dropped")
+    dropped = sum(store.drop(letter) for letter in _chosen(context, pool, letters, kind))
+    click.echo(f"{dropped} dropped")
 
 
 @dead.command()
@@ -95,9 +100,17 @@ def purge(context: CLIContext, pool: str) -> None:
     click.echo(f"{_letters(context, pool).purge()} dropped")
 
 
+def _chosen(
+    context: CLIContext, pool: str, letters: tuple[str, ...], kind: str | None
+) -> Sequence[str]:
+    if bool(letters) == bool(kind):
+        raise click.UsageError("Name dead letters, or the kind of their error with --kind.")
+    return letters_of(context.app, pool, kind) if kind else letters
+
+
 def _letters(context: CLIContext, pool: str) -> DeadLetters:
-    settings_of(context.app).pool_settings(pool)
-    return DeadLetters(redis_client(context.app), queue(pool))
+    bounds = settings_of(context.app).pool_settings(pool).dead_letters
+    return DeadLetters(redis_client(context.app), queue(pool), bounds)
 
 
 def _time(seconds: float) -> str:

@@ -33,8 +33,8 @@ def exporter(context: CLIContext, host: str, port: int) -> None:
             "The exporter needs prometheus-client. "
             "Install it with: pip install 'pooltasks[prometheus]'."
         )
-    from pooltasks.metrics.exporter import make_exporter  # noqa: PLC0415  an optional dependency
-    from pooltasks.metrics.prometheus import register  # noqa: PLC0415  as above
+    from pooltasks.metrics.exporter import make_exporter  # an optional dependency
+    from pooltasks.metrics.prometheus import register
 
     register(context.app)
     stop = threading.Event()

@@ -1,11 +1,8 @@
-"""What the commands ask the live nodes, through Celery's remote control."""
+"""The questions that commands ask the live nodes, through Celery's remote control."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-
-import click
-from kombu.exceptions import OperationalError
 
 from pooltasks import remote
 from pooltasks.app import settings_of
@@ -15,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def statuses(app: Celery, pools: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
-    """Return what each live node says of itself, by node name.
+    """Return the status of each live node, by node name.
 
     Args:
         app: The application.
@@ -23,7 +20,7 @@ def statuses(app: Celery, pools: tuple[str, ...] = ()) -> dict[str, dict[str, An
 
     Raises:
         ConfigurationError: There is no such pool.
-        click.ClickException: As :func:`ask`.
+        kombu.exceptions.OperationalError: As :func:`ask`.
     """
     for pool in pools:
         settings_of(app).pool_settings(pool)
@@ -46,11 +43,6 @@ def ask(
         **arguments: Of the command.
 
     Raises:
-        click.ClickException: The server cannot be reached, or refuses.
+        kombu.exceptions.OperationalError: The server cannot be reached, or refuses.
     """
-    try:
-        return remote.ask(app, command, nodes, **arguments)
-    except OperationalError as error:
-        raise click.ClickException(
-            f"The server: {error} Is it running? See POOLTASKS_REDIS_URL."
-        ) from error
+    return remote.ask(app, command, nodes, **arguments)

@@ -1,4 +1,4 @@
-"""``pool plan``: how many workers a load needs, before there is a pool."""
+"""``pool plan``: the number of workers that a load needs, before there is a pool."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import asdict
 
 import click
 
+from pooltasks.cli.options import json_option
+from pooltasks.counted import counted
 
-@click.command()
+
+@click.command(short_help="Say how many workers a load needs.")
 @click.option("--rate", required=True, help="Operations that arrive: 500/s, 30/min, 100/h.")
 @click.option("--run", "run_time", required=True, help="Mean run of one: 40ms, 1.5s.")
 @click.option(
@@ -21,17 +24,17 @@ import click
     type=click.FloatRange(min=0.0, max=100.0),
     help="Variance / mean^2 of the run: 0 always the same, 1 exponential, above 1 heavy tails.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def plan(rate: str, run_time: str, objective: str, scv: float, as_json: bool) -> None:
     """Say how many workers a load needs, how busy they are, and what shorter waits cost.
 
     Assumes Poisson arrivals and one slot a worker; exact for exponential runs.
     """
-    from pooltasks.optimizer.staffing import (  # noqa: PLC0415  a node loads this module too
+    from pooltasks.optimizer.staffing import (
         Goal,
         time_in_words,
     )
-    from pooltasks.simulator import planning  # noqa: PLC0415  as above
+    from pooltasks.simulator import planning
 
     arrivals, run = planning.parse_rate(rate), planning.parse_time(run_time)
     goal = planning.parse_goal(objective)
@@ -43,7 +46,7 @@ def plan(rate: str, run_time: str, objective: str, scv: float, as_json: bool) ->
         return
     needed, faster = plans
     click.echo(
-        f"{needed.workers} workers for {goal}: {needed.utilization:.0%} utilized, "
+        f"{counted(needed.workers, 'worker')} for {goal}: {needed.utilization:.0%} utilized, "
         f"{needed.late:.2%} wait longer, {time_in_words(needed.mean_wait, 2)} on average."
     )
     more = faster.workers - needed.workers

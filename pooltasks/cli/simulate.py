@@ -1,4 +1,4 @@
-"""``pool simulate``: what policies cost and how well they serve, before they run."""
+"""``pool simulate``: the cost and the service of policies, before they run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from pooltasks.app import settings_of
 from pooltasks.cli.conditions import conditions
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from pooltasks.optimizer.policies import Limits
     from pooltasks.optimizer.staffing import Goal
     from pooltasks.simulator.conditions import Conditions
-    from pooltasks.simulator.engine import Run
     from pooltasks.simulator.recorded import Replay
+    from pooltasks.simulator.run import Run
     from pooltasks.simulator.workloads import Arrivals, Distribution, Source, Workload
 
 _Known = TypeVar("_Known")
@@ -82,8 +83,8 @@ _Known = TypeVar("_Known")
 @click.option(
     "--objective", help="Share and longest wait; 99% < 50ms by default, with --replay the pool's."
 )
-@click.option("--min", "minimum", type=click.IntRange(min=1), help="2, or the pool's.")
-@click.option("--max", "maximum", type=click.IntRange(min=1), help="64, or the pool's.")
+@click.option("--min", "minimum", type=click.IntRange(min=1), help="Slots: 2, or the pool's.")
+@click.option("--max", "maximum", type=click.IntRange(min=1), help="Slots: 64, or the pool's.")
 @conditions
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 @click.option(
@@ -120,14 +121,15 @@ def simulate(
     LATE is the share of operations that waited longer than the objective, COST the
     worker-seconds relative to an oracle that knows the true rate, RECOVERY the time
     from a doubling of the rate until the objective holds again: its mean, and the
-    longest. With --replay the row "as it was" is what the pool itself did.
+    longest. With --replay the row "as it was" is what the pool itself did; there a worker
+    is a slot, and nodes, spares and overflow are the pool's unless they are named.
     """
     # Inside, because a node loads this module with every command of Celery.
-    from pooltasks.optimizer.policies import Limits  # noqa: PLC0415
-    from pooltasks.optimizer.staffing import Goal  # noqa: PLC0415
-    from pooltasks.simulator import plot as picture  # noqa: PLC0415
-    from pooltasks.simulator import report  # noqa: PLC0415
-    from pooltasks.simulator.planning import parse_goal, parse_rate, parse_time  # noqa: PLC0415
+    from pooltasks.optimizer.policies import Limits
+    from pooltasks.optimizer.staffing import Goal
+    from pooltasks.simulator import plot as picture
+    from pooltasks.simulator import report
+    from pooltasks.simulator.planning import parse_goal, parse_rate, parse_time
 
     builders = report.policies()
     wanted = _chosen("--policy", names or (() if sizes else tuple(builders)), builders)
@@ -146,7 +148,8 @@ def simulate(
             raise click.BadParameter(
                 "it stands alone: rate, runs and arrivals are the pool's.", param_hint="--replay"
             )
-        replay, goal, limits = _recorded(context.app, pool_name, span)
+        replay, goal, limits, its = _recorded(context.app, pool_name, span)
+        conditions = replace(conditions, **_not_named(its))
         sources, seconds = [replay], replay.recording.seconds
     if objective:
         goal = parse_goal(objective)
@@ -196,8 +199,8 @@ def _workloads(
     every: bool,
 ) -> list[Workload]:
     """Return the traces and the workloads of these names; if there is neither, ``every`` one."""
-    from pooltasks.simulator import traces, workloads  # noqa: PLC0415  as above
-    from pooltasks.simulator.planning import parse_time  # noqa: PLC0415  as above
+    from pooltasks.simulator import traces, workloads
+    from pooltasks.simulator.planning import parse_time
 
     if row and not trace:
         raise click.BadParameter("there is no --trace.", param_hint="--row")
@@ -213,14 +216,22 @@ def _workloads(
     return found
 
 
-def _recorded(app: Celery, name: str | None, span: str) -> tuple[Replay, Goal, Limits]:
-    """Return a pool's last ``span`` with its objective and its limits."""
-    from pooltasks import Pool  # noqa: PLC0415  as above
-    from pooltasks.metrics.samples import HISTORY  # noqa: PLC0415  as above
-    from pooltasks.optimizer.policies import Limits  # noqa: PLC0415  as above
-    from pooltasks.optimizer.staffing import Goal  # noqa: PLC0415  as above
-    from pooltasks.simulator.planning import parse_time  # noqa: PLC0415  as above
-    from pooltasks.simulator.recorded import SHORTEST, Replay, record  # noqa: PLC0415  as above
+def _not_named(its: dict[str, int]) -> dict[str, Any]:
+    """Return the conditions among ``its`` for which the command line has no option."""
+    source = click.get_current_context().get_parameter_source
+    return {name: its[name] for name in its if source(name) is ParameterSource.DEFAULT}
+
+
+def _recorded(
+    app: Celery, name: str | None, span: str
+) -> tuple[Replay, Goal, Limits, dict[str, int]]:
+    """Return a pool's last ``span`` with its objective, its limits and its conditions, in slots."""
+    from pooltasks import Pool
+    from pooltasks.metrics.samples import HISTORY
+    from pooltasks.optimizer.policies import Limits
+    from pooltasks.optimizer.staffing import Goal
+    from pooltasks.simulator.planning import parse_time
+    from pooltasks.simulator.recorded import SHORTEST, Replay, record
 
     seconds = parse_time(span)
     if not SHORTEST <= seconds <= HISTORY:
@@ -232,12 +243,20 @@ def _recorded(app: Celery, name: str | None, span: str) -> tuple[Replay, Goal, L
             param_hint="--pool",
         )
     pool = Pool(name or pools[0], app=app)
-    # The first sample is of a second that began before it, and so is only partly known.
+    # The first sample covers a second that began before the span, so a part is not known.
     queue, samples = pool.samples(seconds + 2.0)
     its = pool.settings
     goal = Goal(its.objective.wait_ms / 1000.0, its.objective.quantile)
-    limits = Limits(its.min_pool_size, its.max_pool_size)
-    return Replay(record(pool.name, samples, queue.at, seconds)), goal, limits
+    recording = record(pool.name, samples, queue.at, seconds)
+    # The settings are a node's, in workers; policies size the pool, in slots.
+    slots = recording.nodes * its.slots
+    limits = Limits(its.min_pool_size * slots, its.max_pool_size * slots)
+    conditions = {
+        "nodes": recording.nodes,
+        "spares": its.spares * its.slots,
+        "overflow": its.max_overflow * its.slots,
+    }
+    return Replay(recording), goal, limits, conditions
 
 
 def _within(limits: Limits) -> Limits:

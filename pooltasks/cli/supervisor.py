@@ -19,6 +19,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from pooltasks.embedded import tied_to_this_process
@@ -33,7 +34,7 @@ _STEADY: Final = 10.0  # seconds of running after which the next backoff is the 
 _STOP_TIMEOUT: Final = 10.0  # seconds, as docker stop
 _LONGEST_LINE: Final = 65536  # bytes; a longer one is shown in pieces
 _OWN_NAME: Final = "pooltasks"
-_COLOURS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR foregrounds; red stays for errors
+_COLORS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR foregrounds; red stays for errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,23 +42,25 @@ class Program:
     """One program and how it is run."""
 
     name: str
-    """What stands before each line of its output."""
+    """The prefix of each line of its output."""
     argv: Sequence[str]
     env: Mapping[str, str]
     """The whole environment, not additions to ours."""
     ready_text: str = ""
     """Part of the line that it prints once it serves; with none it is up as soon as it runs."""
     note: str = ""
-    """Said when it is up: where it is reached."""
+    """Printed when it is up: its address."""
+    notice: Callable[[str], str | None] | None = None
+    """Reads each line of its output; returns a notice to print, None for none."""
     is_foundation: bool = False
-    """The others need it: they start once it is up, and it is stopped after them."""
+    """Whether the other programs need it: they start once it is up, and it stops after them."""
     pass_fds: tuple[int, ...] = ()
     """File descriptors that it inherits besides standard input, output and error."""
 
 
 @dataclass(slots=True, eq=False)
 class _Child:
-    """A program's present process, if any, and the history that matters."""
+    """A program's present process, if any, and its restarts."""
 
     program: Program
     prefix: str
@@ -79,20 +82,21 @@ class Supervisor:
     A program that ends, with whatever code, is started again after 0.5 s; the
     pause doubles up to 30 s, and begins anew once the program has run for 10 s.
     Each program has a session of its own, so that Ctrl-C reaches only the
-    supervisor. What a program leaves behind in its process group is killed
-    when it ends. Programs die with the supervisor, even when it is killed with
-    SIGKILL.
+    supervisor. When a program ends, the processes left in its process group are
+    killed. Programs die with the supervisor, even when it is killed with SIGKILL.
 
     Args:
-        programs: What to run. Names are unique.
-        output: Where the programs' lines go; in colour when it is a terminal
+        programs: The programs to run. Names are unique.
+        output: Where the programs' lines go; in color when it is a terminal
             and ``NO_COLOR`` is not set.
         stop_timeout: Seconds between SIGTERM and SIGKILL.
+        closing: Sentences to print when everything is up, below the output of the programs.
     """
 
     programs: Sequence[Program]
     output: TextIO = field(default_factory=lambda: sys.stdout)
     stop_timeout: float = _STOP_TIMEOUT
+    closing: str = ""
     _children: list[_Child] = field(init=False)
     _own_prefix: str = field(init=False)
     _selector: selectors.BaseSelector = field(init=False)
@@ -102,12 +106,12 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         width = max(len(name) for name in (_OWN_NAME, *(p.name for p in self.programs)))
-        in_colour = self.output.isatty() and not os.environ.get("NO_COLOR")
-        colours = cycle(_COLOURS)
+        in_color = self.output.isatty() and not os.environ.get("NO_COLOR")
+        colors = cycle(_COLORS)
 
         def prefix(name: str) -> str:
             text = f"{name:<{width}} | "
-            return f"\x1b[{next(colours)}m{text}\x1b[0m" if in_colour else text
+            return f"\x1b[{next(colors)}m{text}\x1b[0m" if in_color else text
 
         self._own_prefix = prefix(_OWN_NAME)
         self._children = [_Child(program, prefix(program.name)) for program in self.programs]
@@ -130,7 +134,8 @@ class Supervisor:
             foundations = [c for c in self._children if c.program.is_foundation]
             others = [c for c in self._children if not c.program.is_foundation]
             if self._start_and_wait(foundations) and self._start_and_wait(others):
-                self._say("everything is up; Ctrl-C stops it")
+                ending = f". {self.closing}" if self.closing else ""
+                self._say(f"everything is up; Ctrl-C stops it{ending}")
                 self._keep_running(lambda: False)
             self._say("stopping")
             self._end(others)
@@ -169,7 +174,7 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         program = child.program
-        process = subprocess.Popen(  # noqa: S603  what the caller asked for
+        process = subprocess.Popen(  # noqa: S603  the caller's own command
             tied_to_this_process(program.argv),
             env=program.env,
             stdin=subprocess.DEVNULL,
@@ -231,7 +236,7 @@ class Supervisor:
         output = _output_of(process)
         with suppress(KeyError):  # it had closed its output before
             self._selector.unregister(output)
-        # Something that left the process group may hold the pipe open: no end to wait for.
+        # A process that left the process group may hold the pipe open: no end to wait for.
         with suppress(BlockingIOError):
             while piece := os.read(output.fileno(), _LONGEST_LINE):
                 self._show(child, piece)
@@ -247,6 +252,8 @@ class Supervisor:
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip("\r")
             self._write(child.prefix + text)
+            if child.program.notice and (said := child.program.notice(text)):
+                self._say(said, alarm=True)
             if not child.is_up and child.program.ready_text in text:
                 self._mark_up(child)
 
@@ -255,7 +262,9 @@ class Supervisor:
         note = f": {child.program.note}" if child.program.note else ""
         self._say(f"{child.program.name} is up (process {child.pid}){note}")
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, *, alarm: bool = False) -> None:
+        if alarm and self._own_prefix.startswith("\x1b"):
+            text = f"\x1b[31m{text}\x1b[0m"
         self._write(self._own_prefix + text)
 
     def _write(self, line: str) -> None:
@@ -283,7 +292,7 @@ class Supervisor:
             self._serve_events(None if deadline == float("inf") else deadline)
 
     def _kill_all(self) -> None:
-        """Leave no process, whatever went wrong before."""
+        """Leave no process, even after an error."""
         for child in self._children:
             if child.process is not None:
                 self._kill_group(child)
@@ -293,10 +302,13 @@ class Supervisor:
                 child.process = None
 
     def _kill_group(self, child: _Child) -> None:
-        """SIGKILL the process and all that it started; it leads its group (setsid)."""
+        """SIGKILL the process and all processes that it started; it leads its session (setsid)."""
         if child.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
+            # Found before the first is killed: a node's workers die with it, and each worker
+            # leads a group of the processes that its operations have started.
+            for group in {child.pid, *_groups_of(child.pid)}:
+                with suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
 
     @contextmanager
     def _woken_by_stop(self) -> Iterator[None]:
@@ -320,6 +332,15 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _groups_of(session: int) -> Iterator[int]:
+    """Return the process groups of a session."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        pid = int(directory.name)
+        with suppress(ProcessLookupError):  # it has just ended
+            if os.getsid(pid) == session:
+                yield os.getpgid(pid)
 
 
 def _output_of(process: subprocess.Popen[bytes]) -> IO[bytes]:

@@ -1,18 +1,19 @@
-"""What operators can do to a pool, each an action with its arguments and its outcome in words."""
+"""The actions of operators on a pool, each with its arguments and its outcome in words."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 
-from pooltasks import remote
+from pooltasks import remote, rollout_by_hand
 from pooltasks.broker.client import redis_client
 from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.dashboard.audit import AuditLog, Done
-from pooltasks.errors import DeadLetterNotFoundError, PooltasksError
+from pooltasks.errors import DeadLetterNotFoundError, PooltasksError, RolloutRefusedError
 from pooltasks.pools import Pool
 
 if TYPE_CHECKING:
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from pooltasks.metrics.rollout import Rollout
+
 _MOST_LETTERS = 1000
+_SERVER_AWAY = (OperationalError, RedisError)
+_NEXT_WORD = re.compile(r"(?<!^)([A-Z])")
 
 
 class ActionFailedError(PooltasksError):
@@ -32,11 +37,17 @@ class Action(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @classmethod
+    def named(cls) -> str:
+        """Return its name as the audit has it, in words."""
+        return _NEXT_WORD.sub(r" \1", cls.__name__).lower()
+
     def run(self, app: Celery, pool: str) -> str:
-        """Do it, and return what was done, in a sentence.
+        """Do it, and return a sentence about it.
 
         Raises:
             ActionFailedError: It was not done, or not wholly.
+            RolloutRefusedError: It was not done.
             kombu.exceptions.OperationalError: The server cannot be reached.
             redis.RedisError: As above.
         """
@@ -51,18 +62,30 @@ class Resize(Action):
     def run(self, app: Celery, pool: str) -> str:
         """Tell every node its share."""
         nodes = _statuses(app, pool)
-        bounds = [(status["floor"], status["ceiling"]) for status in nodes.values()]
+        low = sum(status["floor"] for status in nodes.values())
+        high = sum(status["ceiling"] for status in nodes.values())
+        if not low <= self.size <= high:
+            raise ActionFailedError(
+                f"Nothing was changed: {_nodes(len(nodes))} allow {low} to {high} workers "
+                "(min_pool_size, max_pool_size)."
+            )
         replies: dict[str, Any] = {}
         for name, share in remote.split(self.size, nodes).items():
-            replies |= remote.ask(app, "pool_resize", [name], size=share)
+            try:
+                replies |= remote.ask(app, "pool_resize", [name], size=share)
+            except _SERVER_AWAY as error:
+                raise ActionFailedError(
+                    f"{len(replies)} of {_nodes(len(nodes))} were told their size; then the "
+                    f"server {remote.server_name(app)} did not answer, and {name} may have been "
+                    "told."
+                ) from error
         reached = sum(reply["size"] for reply in replies.values())
         if reached != self.size:
-            low, high = (sum(bound) for bound in zip(*bounds, strict=True))
             raise ActionFailedError(
-                f"The pool has {reached} workers, not {self.size}: its {len(nodes)} nodes allow "
-                f"{low} to {high}, and {len(replies)} of them answered."
+                f"The pool has {_counted(reached, 'worker')}, not {self.size}: {len(replies)} of "
+                f"{_nodes(len(nodes))} answered."
             )
-        return f"The pool has {reached} workers."
+        return f"The pool has {_counted(reached, 'worker')}."
 
 
 class Warm(Action):
@@ -71,7 +94,10 @@ class Warm(Action):
     def run(self, app: Celery, pool: str) -> str:
         """Tell every node."""
         replies = remote.ask(app, "pool_warm", list(_statuses(app, pool)))
-        return f"{len(replies)} nodes warm their workers up again; busy ones do it afterwards."
+        return (
+            f"The workers of {_nodes(len(replies))} warm up again; a busy one does so after its "
+            "operation."
+        )
 
 
 class Drain(Action):
@@ -88,9 +114,12 @@ class Drain(Action):
         if self.node not in replies:
             raise ActionFailedError(f"{self.node} does not answer.")
         if self.undo:
-            return f"{self.node} takes operations."
+            return f"{self.node} takes operations again."
         reserved = replies[self.node]["reserved"]
-        return f"{self.node} takes nothing more; it still has {reserved} operations."
+        if not reserved:
+            return f"{self.node} is drained: it takes no operations and has none."
+        noun = "operation" if reserved == 1 else "operations"
+        return f"{self.node} takes no more operations; it still has {reserved} {noun} to finish."
 
 
 class Pause(Action):
@@ -101,7 +130,7 @@ class Pause(Action):
     def run(self, app: Celery, pool: str) -> str:
         """Pause it."""
         Pool(pool, app).decisions().pause(self.seconds)
-        return f"The optimizer only watches for {self.seconds} s."
+        return f"The optimizer is paused for {self.seconds} s: the pool keeps its size."
 
 
 class Resume(Action):
@@ -135,7 +164,12 @@ class Retry(Action):
             try:
                 number += act(store, letter)
             except DeadLetterNotFoundError:
-                continue  # somebody else was faster: that is what the sentence says
+                continue  # another operator was faster: the sentence says so
+            except _SERVER_AWAY as error:
+                raise ActionFailedError(
+                    f"{number} of {len(self.letters)} {done}; then the server "
+                    f"{remote.server_name(app)} did not answer, and {letter} may be, too."
+                ) from error
         if number < len(self.letters):
             raise ActionFailedError(
                 f"{number} of {len(self.letters)} {done}; the others are gone already."
@@ -151,34 +185,107 @@ class Drop(Retry):
         return self._each(app, pool, lambda store, letter: store.drop(letter), "deleted")
 
 
+class RolloutStart(Action):
+    """Begin to roll a new version out."""
+
+    version: str
+
+    def run(self, app: Celery, pool: str) -> str:
+        """Begin it."""
+        rollout_by_hand.check_version(self.version)
+        before = rollout_by_hand.version_before(app, pool, self.version)
+        return _sentence(rollout_by_hand.start(app, pool, self.version, before))
+
+
+class _OnRollout(Action):
+    """Something that is done to the rollout that the operator sees."""
+
+    version: str
+    share: int = Field(ge=0, le=100)
+
+    def run(self, app: Celery, pool: str) -> str:
+        """Do it, if the rollout still is as the operator has seen it."""
+        its = rollout_by_hand.store_of(app, pool).read()
+        if its is None:
+            raise ActionFailedError(f"{pool} has no rollout any more; nothing was changed.")
+        if (its.version, its.share) != (self.version, self.share):
+            raise ActionFailedError(
+                f"Nothing was changed, as the rollout has gone on: {its.sentence()}."
+            )
+        return _sentence(self.lead(app, pool, its))
+
+    def lead(self, app: Celery, pool: str, seen: Rollout) -> str:
+        """Do it; return a sentence."""
+        raise NotImplementedError
+
+
+class RolloutPromote(_OnRollout):
+    """Take the next step now."""
+
+    def lead(self, app: Celery, pool: str, seen: Rollout) -> str:
+        """Take it."""
+        return f"{rollout_by_hand.promote(app, pool, seen)}."
+
+
+class RolloutPause(_OnRollout):
+    """Have the new version keep its share, or go on by itself again."""
+
+    undo: bool = False
+
+    def lead(self, app: Celery, pool: str, seen: Rollout) -> str:
+        """Pause it, or end the pause."""
+        act = rollout_by_hand.go_on if self.undo else rollout_by_hand.pause
+        return act(app, pool, seen)
+
+
+class RolloutAbort(_OnRollout):
+    """Give all operations back to the version before."""
+
+    def lead(self, app: Celery, pool: str, seen: Rollout) -> str:
+        """Roll it back."""
+        return rollout_by_hand.abort(app, pool, seen)
+
+
+class RolloutForget(_OnRollout):
+    """Have nodes of every version take operations again, after a rollout."""
+
+    def lead(self, app: Celery, pool: str, seen: Rollout) -> str:
+        """Forget the rollout."""
+        return rollout_by_hand.forget(app, pool, seen)
+
+
 def carry_out(app: Celery, pool: str, action: Action, user: str, address: str) -> Done:
     """Do an action, and write it to the audit of the pool.
 
     Args:
         app: The application.
         pool: The pool's name.
-        action: What to do.
-        user: Who wants it.
-        address: From where.
+        action: The action.
+        user: Name of the operator.
+        address: Address that the operator's request came from.
 
     Raises:
         redis.RedisError: The action, done or not, is in the log of this process only.
     """
     try:
         outcome, succeeded = action.run(app, pool), True
-    except ActionFailedError as error:
+    except (ActionFailedError, RolloutRefusedError) as error:
         outcome, succeeded = str(error), False
-    except (OperationalError, RedisError):
-        outcome, succeeded = "The server does not answer.", False
-    name = type(action).__name__.lower()
-    done = Done(user, address, name, action.model_dump(), outcome, succeeded)
+    except _SERVER_AWAY:
+        outcome, succeeded = f"The server {remote.server_name(app)} does not answer.", False
+    done = Done(user, address, action.named(), action.model_dump(), outcome, succeeded)
     AuditLog(redis_client(app), pool).add(done)
     return done
 
 
 ACTIONS: dict[str, type[Action]] = {
-    its.__name__.lower(): its for its in (Resize, Warm, Drain, Pause, Resume, Retry, Drop)
+    its.named().replace(" ", "-"): its
+    for its in (
+        *(Resize, Warm, Drain, Pause, Resume, Retry, Drop),
+        *(RolloutStart, RolloutPromote, RolloutPause, RolloutAbort, RolloutForget),
+    )
 }
+"""The actions by the last part of their address."""
 
 
 def _statuses(app: Celery, pool: str) -> dict[str, Any]:
@@ -190,3 +297,15 @@ def _statuses(app: Celery, pool: str) -> dict[str, Any]:
     if not nodes:
         raise ActionFailedError("No node of this pool answers.")
     return nodes
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _nodes(number: int) -> str:
+    return _counted(number, "node")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

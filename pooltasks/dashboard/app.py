@@ -1,8 +1,8 @@
 """PoolFlower: Flower with the pages of the pools.
 
-Flower has no way in for other pages. What is used here is Tornado's: rules that
-are added come before Flower's, a template loader that is passed is used for all
-templates, a UI module that is passed replaces one of the same name. Nothing of
+Flower has no way in for other pages. This module uses three of Tornado's: rules
+that are added come before Flower's, a template loader that is passed is used for
+all templates, a UI module that is passed replaces one of the same name. Nothing of
 Flower is patched, none of its templates copied.
 """
 
@@ -33,10 +33,13 @@ class PoolFlower(Flower):
     Args:
         options: Flower's options.
         capp: The Celery application, with pools.
+        metrics_login: Whether /metrics asks for the login, as the pages do.
         **settings: Tornado's, as Flower's command makes them.
     """
 
-    def __init__(self, options: Any, capp: Celery, **settings: Any) -> None:
+    def __init__(
+        self, options: Any, capp: Celery, *, metrics_login: bool = False, **settings: Any
+    ) -> None:
         settings["template_loader"] = _Templates(settings["template_path"])
         settings["ui_modules"] = {"Template": _TemplateWithPools}
         super().__init__(options=options, capp=capp, **settings)
@@ -45,13 +48,18 @@ class PoolFlower(Flower):
         rules = [
             url(r"/pools", handlers.PoolsPage, name="pools"),
             url(r"/pools/-/data", handlers.PoolsData),
+            url(r"/pools/-/operation", handlers.OperationPage, name="pools-operation"),
+            url(r"/pools/-/operation/data", handlers.OperationPlaces),
             url(r"/pools/-/files/([0-9a-f]+)/(.+)", handlers.File, name="pools-file"),
             url(rf"/pools/{_POOL}", handlers.PoolPage, name="pool"),
             url(rf"/pools/{_POOL}/data", handlers.PoolData),
             url(rf"/pools/{_POOL}/dead", handlers.DeadLetterList),
             url(rf"/pools/{_POOL}/dead/letter", handlers.DeadLetterText),
-            url(rf"/pools/{_POOL}/actions/([a-z]+)", handlers.PoolAction),
+            url(rf"/pools/{_POOL}/error", handlers.ErrorText),
+            url(rf"/pools/{_POOL}/actions/([a-z-]+)", handlers.PoolAction),
         ]
+        if metrics_login:
+            rules.append(url(r"/metrics", handlers.PrivateMetrics))
         if options.url_prefix:
             rules = [rewrite_handler(rule, options.url_prefix) for rule in rules]
         self.add_handlers(r".*", rules)

@@ -13,7 +13,7 @@ _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=ut
 
 
 class Assets:
-    """Files by name, compressed at the start: the first visitor does not wait for it.
+    """Files by name, compressed at the start: no visitor waits for the compression.
 
     Their address holds a digest of all of them, so that browsers may keep them
     for ever and never mix two releases.

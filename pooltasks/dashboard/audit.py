@@ -1,4 +1,4 @@
-"""Audit: who did what to a pool in the dashboard, and how it went."""
+"""Audit: the operators' actions on a pool in the dashboard, and their outcomes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Done:
     action: str
     arguments: dict[str, Any]
     outcome: str
-    """In words."""
+    """A sentence for people."""
     succeeded: bool
 
 
@@ -51,7 +51,7 @@ class AuditLog:
         """Note an action, in Redis and in the log of this process.
 
         Raises:
-            redis.RedisError: It is in the log only.
+            redis.RedisError: The action is in the log only.
         """
         logger.info("pool %s: %s", self._pool, done)
         key = keys.pool_audit(self._pool)

@@ -1,4 +1,4 @@
-"""What each operation of a pool did lately, kept up to date record by record.
+"""The recent work of each operation of a pool, kept up to date record by record.
 
 An hour of a busy pool takes seconds to read: that is done once, beside the
 thread that answers. After that a record is added when it is written and taken
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _GAP = 15.0
 """Seconds of records that are read while somebody waits for the answer."""
 _OVERLAP = 2.0
-"""Seconds that are read again: each of two answers may have been half a second on its way."""
+"""Seconds that are read again: each of two answers may have taken half a second."""
 _PATIENCE = 0.05
-"""Seconds for which an answer waits for what is read beside it."""
+"""Seconds for which an answer waits for the reading beside it."""
 
 
 class _Kept(NamedTuple):
@@ -40,12 +40,12 @@ class _Kept(NamedTuple):
 
 
 class RecentOperations:
-    """What each operation did in a window. For one thread, that of ``beside`` apart.
+    """The work of each operation in a window. For one thread, that of ``beside`` apart.
 
     Args:
         store: The samples of a pool.
         window: Seconds.
-        beside: Reads what takes long.
+        beside: Runs the readings that take long.
     """
 
     def __init__(self, store: SampleStore, window: float, beside: Executor) -> None:
@@ -104,7 +104,7 @@ class RecentOperations:
     def _enter(self, kept: deque[_Kept], at: float, encoded: bytes) -> None:
         record = OperationRecord.decode(encoded)
         if kept and kept[-1].number == record.number:
-            # It may not have arrived, and came again with what came after it.
+            # Its sample may not have arrived, and came again with later counts.
             self._leave(kept.pop())
         kept.append(_Kept(at, record.number, record.seconds, encoded))
         for name, counts in record.counts.items():

@@ -1,10 +1,11 @@
-"""What the optimizer decided lately, read once and kept while somebody looks."""
+"""The optimizer's recent decisions, read once and kept while somebody looks."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
+from pooltasks.metrics.collector import LEASE
 from pooltasks.metrics.decisions import DecisionStore
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pooltasks.metrics.decisions import PoolDecision
 
 _OVERLAP = 5.0
-"""Seconds that are fetched again: what arrived while the last answer was on its way."""
+"""Seconds that are fetched again: decisions may arrive while an answer is on its way."""
 _MOST = 100
 """Changes that are shown."""
 
@@ -27,18 +28,20 @@ class RecentDecisions:
         client: A client of the server.
         pool: The pool's name.
         slots: Of a worker.
+        interval: Seconds between decisions.
     """
 
-    def __init__(self, client: redis.Redis, pool: str, slots: int) -> None:
+    def __init__(self, client: redis.Redis, pool: str, slots: int, interval: float = 1.0) -> None:
         self._store = DecisionStore(client, pool)
         self._slots = slots
+        self._lease = LEASE * max(1.0, interval)
         self._decisions: dict[float, PoolDecision] = {}
         self._span = 0.0
         self._fetched_at = 0.0
         self._paused: float | None = None
 
     def fetch(self, seconds: float, now: float) -> None:
-        """Fetch what is new of the last ``seconds``.
+        """Fetch the new decisions of the last ``seconds``.
 
         Args:
             seconds: How far back.
@@ -47,6 +50,7 @@ class RecentDecisions:
         Raises:
             redis.RedisError: The server does not answer.
         """
+        seconds = max(seconds, self._lease)
         known = seconds <= self._span
         fresh = self._store.since(self._fetched_at - _OVERLAP if known else now - seconds)
         self._decisions.update((decision.at, decision) for decision in fresh)
@@ -57,20 +61,26 @@ class RecentDecisions:
             oldest = fresh[-1].at - self._span
             self._decisions = {at: one for at, one in self._decisions.items() if at > oldest}
 
+    def latest(self) -> PoolDecision | None:
+        """Return the last decision; None if there is none."""
+        return self._decisions[max(self._decisions)] if self._decisions else None
+
     def state(self, now: float) -> dict[str, Any]:
         """Return the last decision and whether the optimizer acts.
 
         Args:
             now: Server time.
         """
-        last = self._decisions[max(self._decisions)] if self._decisions else None
+        last = self.latest()
+        age = max(0.0, now - last.at) if last else None
         return {
+            "decides": age is not None and age < self._lease,
             "paused": self._paused,
             "target": self._workers(last.target) if last else None,
             "hosts": last.hosts if last else None,
             "policy": last.policy if last else None,
             "reason": last.reason if last else None,
-            "age": max(0.0, now - last.at) if last else None,
+            "age": age,
         }
 
     def changes(self, now: float, window: float) -> list[dict[str, Any]]:
@@ -95,5 +105,5 @@ class RecentDecisions:
             for time in times
         ]
 
-    def _workers(self, slots: int) -> int:
-        return math.ceil(slots / self._slots)
+    def _workers(self, slots: int | None) -> int | None:
+        return None if slots is None else math.ceil(slots / self._slots)

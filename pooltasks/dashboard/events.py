@@ -1,4 +1,4 @@
-"""What happened in a pool lately, as its samples tell it."""
+"""The recent events of a pool, as its samples tell them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from pooltasks.counted import counted
 from pooltasks.metrics.collector import STALE
 from pooltasks.telemetry import Outcome
 
@@ -28,14 +29,14 @@ class EventLog:
         self._nodes: dict[str, _NodeEvents] = {}
 
     def update(self, samples: Mapping[str, _Samples], now: float) -> list[_Event]:
-        """Return what the samples tell, the latest first.
+        """Return the events that the samples tell, the latest first.
 
         Args:
             samples: Of each node, oldest first.
             now: Server time.
 
         Returns:
-            For each its time ``at`` (seconds since the epoch), ``kind``, ``node``
+            For each its time ``at`` (seconds since the epoch), ``kind``, ``node``, ``text``
             and numbers: ``from`` and ``to`` of sizes, ``count`` of workers and operations.
         """
         self._nodes = {
@@ -71,7 +72,7 @@ class _NodeEvents:
         last = self._last
         known = bisect_right(samples, last.at, key=lambda one: one.at) if last else 0
         if last and samples[known - 1].sample.number != last.sample.number:
-            # It came again under its number, with more in it.
+            # The sample came again under its number, with later counts.
             self._begin()
             last, known = None, 0
         for one in samples[known:]:
@@ -79,7 +80,7 @@ class _NodeEvents:
             last = one
         self._first, self._last = samples[0].at, last
         self._events = [event for event in self._events if event["at"] >= self._first]
-        if last and not last.sample.stopped and now - last.at > _patience(last):
+        if last and not last.sample.stopped and now - last.at > last.sample.patience(STALE):
             return [*self._events, self._event(last.at, "node-silent")]
         return self._events
 
@@ -90,7 +91,7 @@ class _NodeEvents:
     def _told(self, before: StoredSample | None, one: StoredSample) -> Iterator[_Event]:
         sample = one.sample
         if before is not None:
-            if one.at - before.at > _patience(before):
+            if one.at - before.at > before.sample.patience(STALE):
                 yield self._event(before.at, "node-silent")
                 yield self._event(one.at, "node-back")
             if sample.size != before.sample.size and not sample.stopped:
@@ -106,8 +107,21 @@ class _NodeEvents:
             yield self._event(one.at, "node-stopped")
 
     def _event(self, at: float, kind: str, **numbers: int) -> _Event:
-        return {"at": at, "kind": kind, "node": self._name, **numbers}
+        text = _in_words(kind, numbers)
+        return {"at": at, "kind": kind, "node": self._name, "text": text, **numbers}
 
 
-def _patience(one: StoredSample) -> float:
-    return max(STALE, STALE * one.sample.interval)
+def _in_words(kind: str, numbers: Mapping[str, int]) -> str:
+    """Return the sentence that people read."""
+    count = numbers.get("count", 0)
+    verb = "was" if count == 1 else "were"
+    size = numbers.get("to", 0)
+    return {
+        "node-started": f"Node started with {counted(size, 'worker')}",
+        "node-stopped": "Node stopped",
+        "node-silent": "Node stopped answering",
+        "node-back": "Node is back",
+        "resized": f"Size {numbers.get('from', 0)} → {size}",
+        "workers-replaced": f"{counted(count, 'worker')} died and {verb} replaced",
+        "operations-lost": f"{counted(count, 'operation')} lost their worker and will run again",
+    }[kind]

@@ -1,7 +1,7 @@
 """Feed: reads the pools for all viewers, in one thread.
 
-However many look at a pool, it is read when the first of them asks, and the
-others within the same moment get the same bytes. Nobody looks: nothing is read.
+A pool is read when the first viewer asks; all others who ask within the same
+moment get the same bytes. Without a viewer nothing is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pooltasks.broker.client import impatient_client
 from pooltasks.dashboard import view
 from pooltasks.dashboard.reader import PoolReader
 from pooltasks.dashboard.watch import NodeWatch
-from pooltasks.settings import CONTROL_POOL
+from pooltasks.keys import CONTROL_POOL
+from pooltasks.remote import server_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _FRESH = 0.4
-"""Seconds for which an answer serves everybody who asks the same."""
+"""Seconds for which an answer serves all viewers of the same page."""
 _IDLE = 60.0
-"""Seconds after which what nobody looks at is forgotten."""
+"""Seconds after which a pool without viewers is forgotten."""
 _GZIP_LEVEL = 4  # half the time of the default for 5 % more bytes
 
 
 class Feed:
-    """Answers what pages ask, as compressed JSON.
+    """Answers the requests of pages, as compressed JSON.
 
     Args:
         app: The application.
@@ -101,6 +102,7 @@ class Feed:
                 "server": {
                     "reachable": False,
                     "since": self._away_since,
+                    "name": server_name(self._app),
                     "error": type(error).__name__,
                 }
             }
@@ -110,7 +112,7 @@ class Feed:
 
     def _overview(self) -> dict[str, Any]:
         lines = [self._reader(pool).overview() for pool in self.pools()]
-        lines.sort(key=lambda line: -view.concern(line))
+        lines.sort(key=lambda line: (line["own"], -view.concern(line)))
         return {"at": max((line["at"] for line in lines), default=None), "pools": lines}
 
     def _reader(self, pool: str) -> PoolReader:

@@ -1,4 +1,4 @@
-"""The pages, their data and their files. Every one of them asks who is there."""
+"""The pages, their data and their files. Each of them asks for the login."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from flower.views import BaseHandler
+from flower.views.monitor import Metrics
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -19,28 +20,37 @@ from pooltasks import keys
 from pooltasks.app import settings_of
 from pooltasks.broker.client import redis_client
 from pooltasks.broker.dead_letters import DeadLetters
-from pooltasks.dashboard import letters
+from pooltasks.dashboard import errors, letters
 from pooltasks.dashboard.actions import ACTIONS, carry_out
 from pooltasks.dashboard.reader import DEFAULT_WINDOW, STEPS
-from pooltasks.errors import ConfigurationError, DeadLetterNotFoundError
+from pooltasks.errors import (
+    ConfigurationError,
+    DeadLetterNotFoundError,
+    ErrorGroupNotFoundError,
+)
+from pooltasks.metrics.error_groups import ErrorGroups
+from pooltasks.remote import server_name
+from pooltasks.whereabouts import found_nowhere, places_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pooltasks.settings import PoolSettings
+    from pooltasks.pool_settings import PoolSettings
 
-# Nothing from elsewhere, no script in the page. Plotly sizes and colours its
-# elements by styles of their own.
+# Nothing from other sites, no script in the page. Inline styles are allowed: plotly
+# sizes and colors its elements with them.
 _POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 _T = TypeVar("_T")
+_LONGEST_ID = 255
+"""Characters."""
 _FOR_EVER = "private, max-age=31536000, immutable"
 
 
 class Handler(BaseHandler):
-    """What all of ours have in common."""
+    """The base of all our handlers."""
 
     def set_default_headers(self) -> None:
         """Let no other site read this, nor the page load anything from elsewhere."""
@@ -56,7 +66,7 @@ class Handler(BaseHandler):
             raise HTTPError(404, "%s", error.message, reason="No such pool") from error
 
     def why_not(self) -> str | None:
-        """Return why nothing may be changed here; None if it may."""
+        """Return the reason why no action is allowed here; None if actions are."""
         options = self.application.options
         if options.read_only:
             return "This dashboard only shows: it was started with --read-only."
@@ -68,7 +78,7 @@ class Handler(BaseHandler):
         return None
 
     def page(self, template: str, **arguments: Any) -> None:
-        """Write a page. ``arguments["start"]`` is what its script begins with, as JSON."""
+        """Write a page. ``arguments["start"]`` is the JSON that its script begins with."""
         its_start: Mapping[str, Any] = arguments.pop("start", {})
         start = {
             "pools": self.application.feed.pools(),
@@ -78,6 +88,7 @@ class Handler(BaseHandler):
         }
         self.render(
             template,
+            operation_id=arguments.pop("operation_id", ""),
             file=lambda name: self.reverse_url("pools-file", self.application.assets.version, name),
             modules=self.application.assets.modules,
             start=json.dumps(start).replace("<", r"\u003c"),
@@ -93,7 +104,7 @@ class DataHandler(Handler):
         raise HTTPError(401)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002  Tornado's interface
-        """Say what is wrong in a line of text.
+        """Write the error in a line of text.
 
         Without ``WWW-Authenticate``: a browser would ask for a password every second.
         """
@@ -103,14 +114,16 @@ class DataHandler(Handler):
         self.finish(message or self._reason)
 
     async def waiting(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Run what waits for the server in a thread of Flower's; answers 503 without it."""
+        """Run a function that waits for the server in Flower's threads; answers 503 without it."""
         try:
             return await IOLoop.current().run_in_executor(None, function, *arguments)
         except (RedisError, OperationalError) as error:
-            raise HTTPError(503, "The server does not answer.") from error
+            raise HTTPError(
+                503, "%s", f"The server {server_name(self.capp)} does not answer."
+            ) from error
 
     def answer(self, compressed: bytes, kind: str = "application/json") -> None:
-        """Write what is compressed already, to those who cannot read that as it was."""
+        """Write compressed data, or unpacked data to a client that cannot read it compressed."""
         self.set_header("Content-Type", kind)
         self.set_header("Vary", "Accept-Encoding")
         if "gzip" in self.request.headers.get("Accept-Encoding", ""):
@@ -118,6 +131,15 @@ class DataHandler(Handler):
             self.write(compressed)
         else:
             self.write(gzip.decompress(compressed))
+
+
+class PrivateMetrics(Metrics):
+    """Flower's page for Prometheus, for those who have the login."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Answer with the metrics."""
+        await super().get()
 
 
 class PoolsPage(Handler):
@@ -135,8 +157,11 @@ class PoolPage(Handler):
     @authenticated
     def get(self, pool: str) -> None:
         """Write the page."""
-        self.settings_of_pool(pool)
-        # What its script asks for first, so that the browser need not wait for the script.
+        if pool not in self.application.feed.pools():
+            self.set_status(404)
+            self.page("no_pool.html", pool=pool, pools=self.application.feed.pools())
+            return
+        # The script's first request, which the browser sends without waiting for the script.
         window = self.get_argument("window", "")
         window = window if window in map(str, STEPS) else str(DEFAULT_WINDOW)
         self.page(
@@ -171,12 +196,37 @@ class PoolData(DataHandler):
         self.answer(await self.application.feed.page(pool, window, since))
 
 
+class OperationPage(Handler):
+    """The page that tells where one operation is."""
+
+    @authenticated
+    def get(self) -> None:
+        """Write the page. Query: ``id``; without it the page asks for one."""
+        operation_id = self.get_argument("id", "", escape=False)[:_LONGEST_ID]
+        self.page("operation.html", operation_id=operation_id, start={"id": operation_id})
+
+
+class OperationPlaces(DataHandler):
+    """The places of one operation, as JSON: what ``pooltasks inspect`` says."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Write its ``places``, and the sentence ``nowhere`` if there are none. Query: ``id``."""
+        operation_id = self.get_argument("id", "", escape=False)
+        if not 0 < len(operation_id) <= _LONGEST_ID:
+            raise HTTPError(400, "%s", f"An id has 1 to {_LONGEST_ID} characters.")
+        places = await self.waiting(places_of, self.capp, operation_id)
+        nowhere = None if places else found_nowhere(operation_id)
+        self.write({"places": places, "nowhere": nowhere})
+
+
 class LetterHandler(DataHandler):
     """Answers from the dead letters of a pool."""
 
     def store(self, pool: str) -> DeadLetters:
         """Return the letters of ``pool``."""
-        return DeadLetters(redis_client(self.capp), keys.queue(pool))
+        bounds = settings_of(self.capp).pool_settings(pool).dead_letters
+        return DeadLetters(redis_client(self.capp), keys.queue(pool), bounds)
 
 
 class DeadLetterList(LetterHandler):
@@ -205,11 +255,26 @@ class DeadLetterText(LetterHandler):
             raise HTTPError(404, "%s", error) from error
 
 
+class ErrorText(LetterHandler):
+    """One kind of errors of a pool with an example, as JSON."""
+
+    @authenticated
+    async def get(self, pool: str) -> None:
+        """Write the one that the query names: ``id``."""
+        self.settings_of_pool(pool)
+        kind = self.get_argument("id", required=True, escape=False)
+        store = ErrorGroups(redis_client(self.capp), pool)
+        try:
+            self.write(await self.waiting(errors.shown, store, self.store(pool), kind))
+        except ErrorGroupNotFoundError as error:
+            raise HTTPError(404, "%s", error) from error
+
+
 class PoolAction(DataHandler):
     """Does something to a pool."""
 
     def check_xsrf_cookie(self) -> None:
-        """Refuse what another site makes a browser send, whoever is logged in how."""
+        """Refuse a request that another site makes a browser send, with or without a login."""
         site = self.request.headers.get("Sec-Fetch-Site")
         origin = self.request.headers.get("Origin")
         if site and site != "same-origin":

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import redis
 
     from pooltasks.metrics.samples import QueueState, StoredSample
-    from pooltasks.settings import Objective
+    from pooltasks.pool_settings import Objective
 
 _OVERLAP = 2.0
-"""Seconds that are fetched again: each of two answers may have been half a second on its way."""
+"""Seconds that are fetched again: each of two answers may have taken half a second."""
 _REVISED_STEPS = 2
 """Complete steps that are made anew: a late sample may have changed them."""
 
@@ -44,11 +44,11 @@ class RecentSamples(SampleStore):
         self._nodes: dict[str, list[StoredSample]] = {}
         self._unreadable: dict[str, float] = {}
         self._span = 0.0
-        """Seconds before the last fetch of which everything is here."""
+        """Seconds before the last fetch whose samples are all here."""
         self._fetched_at = 0.0
 
     def fetch(self, seconds: float) -> None:
-        """Fetch what is new, and the last ``seconds`` if they are not here.
+        """Fetch new samples, and the last ``seconds`` if they are not here.
 
         Raises:
             redis.RedisError: The server does not answer.
@@ -70,7 +70,7 @@ class RecentSamples(SampleStore):
         """As :meth:`SampleStore.read`, at the moment of the last fetch.
 
         Raises:
-            redis.RedisError: More is asked for than was fetched, and the server
+            redis.RedisError: The time reaches beyond the fetched samples, and the server
                 does not answer.
         """
         if seconds > self._span:
@@ -95,9 +95,9 @@ class RecentSamples(SampleStore):
 
 
 class RunningCounts:
-    """What the samples of a window counted: what enters is added, what leaves is taken away.
+    """The counts of a window's samples: one that enters is added, one that leaves is subtracted.
 
-    Adding up an hour of four nodes takes a quarter of a second, this takes one
+    Adding up an hour of four nodes takes a quarter of a second; an update adds one
     sample of each node. For one thread.
     """
 
@@ -106,7 +106,7 @@ class RunningCounts:
         self._present: Mapping[str, Sequence[StoredSample]] = {}
 
     def update(self, samples: Mapping[str, Sequence[StoredSample]]) -> Counts:
-        """Return what the samples of a window counted; they differ little from the last ones.
+        """Return the counts of a window's samples; they differ little from the last ones.
 
         Args:
             samples: Of each node, oldest first.

@@ -1,4 +1,4 @@
-"""What the nodes say of themselves: their workers, and what each of them does."""
+"""The nodes' own status: their workers, and the operations of each."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _PERIOD = 0.7
-"""Seconds from question to question, and for the answers."""
+"""Seconds for the answers, and by default from question to question."""
 _WANTED = 5.0
 """Seconds for which a node is asked after a page has shown it."""
 
 
 @dataclass
 class Answer:
-    """What a node said last."""
+    """The last answer of a node."""
 
     status: dict[str, Any]
     at: float = 0.0
@@ -39,28 +39,30 @@ class NodeWatch(threading.Thread):
     """Asks nodes for their status while somebody looks at them.
 
     Celery's remote control waits for answers, so it has a thread of its own;
-    the pages show what was answered last.
+    the pages show the last answers.
 
     Args:
         app: The application.
+        period: Seconds from question to question.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, *, period: float = _PERIOD) -> None:
         # A daemon: without the server, Celery may wait for ever.
         super().__init__(name="pooltasks-node-watch", daemon=True)
         self._app = app
+        self._period = period
         self._until: dict[str, float] = {}
         self._answers: dict[str, Answer] = {}
         self._wake = threading.Event()
         self._closed = False
 
     def look(self, nodes: Iterable[str]) -> Mapping[str, Answer]:
-        """Return what these nodes said last, and have them asked from now on.
+        """Return the last answers of these nodes, and have them asked from now on.
 
         Nodes that have not been asked yet are missing.
         """
         names = list(nodes)
-        until = time.monotonic() + _WANTED
+        until = time.monotonic() + max(_WANTED, 2 * self._period)
         self._until = {**self._until, **dict.fromkeys(names, until)}
         self._wake.set()
         answers = self._answers
@@ -82,12 +84,12 @@ class NodeWatch(threading.Thread):
                 self._wake.clear()
                 continue
             self._ask(names)
-            time.sleep(max(0.0, started + _PERIOD - time.monotonic()))
+            time.sleep(max(0.0, started + self._period - time.monotonic()))
 
     def _ask(self, names: list[str]) -> None:
         try:
             replies = remote.ask(self._app, "pool_status", names, timeout=_PERIOD)
-        except Exception as error:  # noqa: BLE001  whatever the transport raises: there is no answer
+        except Exception as error:  # noqa: BLE001  the transport may raise anything: there is no answer
             logger.debug("the nodes cannot be asked: %s", error)
             self._answers = {}
             return

@@ -7,7 +7,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pooltasks.metrics.counts import Counts
-from pooltasks.metrics.health import Health, health
+from pooltasks.metrics.health import Health, health, late_share
+from pooltasks.metrics.sample import QUIET_SECONDS
 from pooltasks.metrics.samples import HISTORY, nothing_to_collect
 from pooltasks.metrics.view import (
     HistoryPoint,
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
 
     from pooltasks.metrics.sample import Sample
     from pooltasks.metrics.samples import QueueState, SampleStore, StoredSample
-    from pooltasks.settings import Objective
+    from pooltasks.pool_settings import Objective
 
 STALE = 3.0
-"""Seconds of silence, or three intervals if those are longer, after which a node is stale."""
+"""Seconds of silence, or intervals if those are longer, after which a node is stale."""
 LEASE = 15.0
-"""Seconds of silence, or fifteen intervals, after which a node is no longer shown."""
+"""Seconds of silence, or intervals, after which a node is no longer shown."""
+
+PRESENT: tuple[NodeState, ...] = ("live", "draining")
+"""States of nodes that write samples now."""
 
 _Number = TypeVar("_Number", int, float)
 
@@ -40,7 +44,7 @@ class Collector:
 
     Args:
         store: Its samples.
-        objective: What the health score measures waits by.
+        objective: The objective by which the health score measures waits.
         interval: Seconds between samples of a node.
     """
 
@@ -57,13 +61,15 @@ class Collector:
             window: Seconds.
             by_operation: Whether to read what each operation did, too.
         """
-        queue, samples, unreadable = self._store.read(max(min(window, HISTORY), self._lease))
+        queue, samples, unreadable = self._store.read(
+            max(min(window, HISTORY), self._lease + QUIET_SECONDS)
+        )
         unreadable = {name: at for name, at in unreadable.items() if queue.at - at < self._lease}
         nodes = tuple(
             node for name, its in sorted(samples.items()) if (node := _node(name, its, queue.at))
         )
         last = [its[-1] for its in samples.values()]
-        live = any(state_of(one, queue.at) == "live" for one in last)
+        live = any(state_of(one, queue.at) in PRESENT for one in last)
         load = load_of(queue, last, unreadable=bool(unreadable))
         within = [one for its in samples.values() for one in its if one.at > queue.at - window]
         counts = Counts.merged(one.sample.counts for one in within) if live and within else None
@@ -78,9 +84,7 @@ class Collector:
             if counts and by_operation
             else None,
             nodes=nodes,
-            health=health_of(self._objective, counts, load, sum(node.size for node in nodes))
-            if counts
-            else None,
+            health=health_of(self._objective, counts, load, wanted_of(nodes)) if counts else None,
             unreadable=tuple(sorted(unreadable)),
         )
 
@@ -126,14 +130,19 @@ class Collector:
         return points
 
 
+def wanted_of(nodes: Iterable[NodeMetrics]) -> int:
+    """Return how many workers the nodes should have that are to serve, silent ones too."""
+    return sum(node.size for node in nodes if node.state != "draining")
+
+
 def health_of(objective: Objective, counts: Counts, load: Load, wanted: int) -> Health:
     """Return the health of a pool from what it did lately and how it stands.
 
     Args:
-        objective: What waits are measured by.
+        objective: The objective by which waits are measured.
         counts: Of the time in question.
         load: Now.
-        wanted: Workers that its nodes should have, the stale ones too.
+        wanted: Workers that its nodes should have, the stale ones too, draining ones not.
     """
     allowed_wait = objective.wait_ms / 1000
     return health(
@@ -141,7 +150,7 @@ def health_of(objective: Objective, counts: Counts, load: Load, wanted: int) -> 
         warm=load.warm or 0,
         failed=counts.outcomes[Outcome.FAILURE],
         finished=counts.finished,
-        late=counts.wait.share_above(allowed_wait),
+        late=late_share(counts.wait, allowed_wait),
         allowed_late=1 - objective.quantile,
         oldest_age=load.oldest_age,
         allowed_wait=allowed_wait,
@@ -149,18 +158,14 @@ def health_of(objective: Objective, counts: Counts, load: Load, wanted: int) -> 
     )
 
 
-def _patience(one: StoredSample, seconds: float) -> float:
-    return max(seconds, seconds * one.sample.interval)
-
-
 def state_of(one: StoredSample, now: float) -> NodeState:
     """Return the state of the node whose last sample this is."""
     if one.sample.stopped:
         return "stopped"
     silent = now - one.at
-    if silent < _patience(one, STALE):
-        return "live"
-    return "stale" if silent < _patience(one, LEASE) else "lost"
+    if silent < one.sample.patience(STALE):
+        return "live" if one.sample.serves else "draining"
+    return "stale" if silent < one.sample.patience(LEASE) else "lost"
 
 
 def _node(name: str, samples: Sequence[StoredSample], now: float) -> NodeMetrics | None:
@@ -168,7 +173,7 @@ def _node(name: str, samples: Sequence[StoredSample], now: float) -> NodeMetrics
     last = samples[-1]
     sample = last.sample
     state = state_of(last, now)
-    if state not in ("live", "stale"):
+    if state not in ("live", "draining", "stale"):
         return None
     return NodeMetrics(
         name=name,
@@ -180,13 +185,14 @@ def _node(name: str, samples: Sequence[StoredSample], now: float) -> NodeMetrics
         spares=sample.spares,
         overflow=sample.overflow,
         busy=sample.busy,
-        idle=max(0, sample.warm - sample.busy),
+        idle=_idle(sample),
         capacity=sample.capacity,
         running=sample.running,
         reserved=sample.reserved,
         utilization=sample.counts.utilization,
         cpu=_cpu(sample),
         memory=_memory(sample),
+        version=sample.version,
     )
 
 
@@ -221,13 +227,13 @@ def load_of(queue: QueueState, last: Iterable[StoredSample], *, unreadable: bool
         unreadable: Whether there are nodes beside these of which nothing is known.
     """
     states = [(state_of(one, queue.at), one) for one in last]
-    live = [one for state, one in states if state == "live"]
+    live = [one for state, one in states if state in PRESENT]
     stale = unreadable or any(state == "stale" for state, _ in states)
     return _load(queue, live, stale=stale)
 
 
 def _load(queue: QueueState, nodes: Sequence[StoredSample], *, stale: bool) -> Load:
-    """Return the load of the nodes that are live, as their last samples told it."""
+    """Return the load of the nodes that are there, as their last samples told it."""
     age = queue.oldest_age
     if not nodes:
         # Without any node nothing can be reserved; a stale one may have something.
@@ -236,17 +242,18 @@ def _load(queue: QueueState, nodes: Sequence[StoredSample], *, stale: bool) -> L
             known |= {"backlog": queue.depth, "oldest_age": age}
         return Load(**known)
     its = [one.sample for one in nodes]
+    serving = [sample for sample in its if sample.serves]
     ages = [one.sample.reserved_age + queue.at - one.at for one in nodes if one.sample.reserved]
     reserved = sum(sample.reserved for sample in its)
     return Load(
-        size=sum(sample.size for sample in its),
-        warm=sum(sample.warm for sample in its),
-        warming=sum(sample.warming for sample in its),
-        spares=sum(sample.spares for sample in its),
-        overflow=sum(sample.overflow for sample in its),
+        size=sum(sample.size for sample in serving),
+        warm=sum(sample.warm for sample in serving),
+        warming=sum(sample.warming for sample in serving),
+        spares=sum(sample.spares for sample in serving),
+        overflow=sum(sample.overflow for sample in serving),
         busy=sum(sample.busy for sample in its),
-        idle=sum(max(0, sample.warm - sample.busy) for sample in its),
-        capacity=sum(sample.capacity for sample in its),
+        idle=sum(map(_idle, serving)),
+        capacity=sum(sample.capacity for sample in serving),
         running=sum(sample.running for sample in its),
         reserved=reserved,
         queue_depth=queue.depth,
@@ -255,6 +262,10 @@ def _load(queue: QueueState, nodes: Sequence[StoredSample], *, stale: bool) -> L
         cpu=_sum(map(_cpu, its)),
         memory=_sum(map(_memory, its)),
     )
+
+
+def _idle(sample: Sample) -> int:
+    return max(0, sample.warm - sample.busy)
 
 
 def _sum(values: Iterable[_Number | None]) -> _Number | None:
@@ -276,7 +287,7 @@ def _loads(samples: Mapping[str, Sequence[StoredSample]], first: int, end: int) 
         for node, its in enumerate(by_node):
             if second in its:
                 present[node] = its[second]
-            elif node in present and state_of(present[node], second) != "live":
+            elif node in present and state_of(present[node], second) not in PRESENT:
                 del present[node]
         if present:
             # Each node read the queue; the last to do so knows best.

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
     from pooltasks.errors import Category
 
-FINISHED = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED, Outcome.REJECTED)
+FINISHED = (
+    Outcome.SUCCESS,
+    Outcome.FAILURE,
+    Outcome.CLIENT_ERROR,
+    Outcome.IGNORED,
+    Outcome.REJECTED,
+)
 """Outcomes after which an operation does not come back."""
 OTHER = "other"
 """Stands for the operations that are not counted by name."""
@@ -29,6 +35,8 @@ class Counts:
     """Errors, those that were retried too."""
     recoveries: int = 0
     """Workers that died unexpectedly and were replaced."""
+    recovery: Histogram = field(default_factory=Histogram)
+    """Durations from a worker's death until another took operations in its place."""
     busy: float = 0.0
     """Seconds in which slots of workers had an operation."""
     process: float = 0.0
@@ -36,7 +44,9 @@ class Counts:
     wait: Histogram = field(default_factory=Histogram)
     run: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
-    """Of finished operations, from when they were first published, retries included."""
+    """Latency of finished operations since they were first published, retries included."""
+    limited: Histogram = field(default_factory=Histogram)
+    """Waits of operations with limits, which may have held them back."""
 
     @classmethod
     def merged(cls, several: Iterable[Counts]) -> Counts:
@@ -52,11 +62,13 @@ class Counts:
             outcomes=self.outcomes - earlier.outcomes,
             categories=self.categories - earlier.categories,
             recoveries=self.recoveries - earlier.recoveries,
+            recovery=self.recovery.since(earlier.recovery),
             busy=self.busy - earlier.busy,
             process=self.process - earlier.process,
             wait=self.wait.since(earlier.wait),
             run=self.run.since(earlier.run),
             latency=self.latency.since(earlier.latency),
+            limited=self.limited.since(earlier.limited),
         )
 
     def add(self, other: Counts, *, busy: bool = True) -> None:
@@ -66,12 +78,14 @@ class Counts:
         for category, count in other.categories.items():
             self.categories[category] += count
         self.recoveries += other.recoveries
+        self.recovery.merge(other.recovery)
         if busy:
             self.busy += other.busy
         self.process += other.process
         self.wait.merge(other.wait)
         self.run.merge(other.run)
         self.latency.merge(other.latency)
+        self.limited.merge(other.limited)
 
     @property
     def finished(self) -> int:
@@ -80,7 +94,10 @@ class Counts:
 
     @property
     def error_rate(self) -> float | None:
-        """Share (0–1) of the finished operations that failed; None if none finished."""
+        """Share (0–1) of the finished operations that failed; None if none finished.
+
+        Errors for which the caller is to blame are no failures of the pool.
+        """
         return self.outcomes[Outcome.FAILURE] / self.finished if self.finished else None
 
     @property

@@ -14,9 +14,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pooltasks import keys
+from pooltasks.metrics.announced import Announced, standing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis
+
+    from pooltasks.metrics.sample import Sample
 
 HISTORY = 3600.0
 """Seconds of decisions that are kept."""
@@ -26,7 +31,8 @@ _HOSTS_MS = 86_400_000
 _MOST_DECISIONS = 3600
 _MOST_HOSTS = 10_000
 
-# KEYS: lock, optimizer, paused. ARGV: ms that the lock and the optimizer's memory live.
+# KEYS: lock, optimizer, paused, announced, rollout.
+# ARGV: ms that the lock and the optimizer's memory live.
 # The token outlives its key and a lost server: it is never below the server's
 # clock in ms. Returns it, 0 if another optimizer has the lock.
 _BEGIN = """
@@ -39,7 +45,9 @@ local text = string.format('%d', token)
 redis.call('SET', KEYS[1], text, 'PX', ARGV[1])
 redis.call('HSET', KEYS[2], 'token', text)
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-return {text, now, redis.call('HGET', KEYS[2], 'state') or '', redis.call('PTTL', KEYS[3])}
+return {text, now, redis.call('HGET', KEYS[2], 'state') or '', redis.call('PTTL', KEYS[3]),
+        redis.call('HGETALL', KEYS[4]),
+        redis.call('HMGET', KEYS[5], 'state', 'to', 'share')}
 """
 
 # KEYS: lock, optimizer, decisions, hosts.
@@ -66,29 +74,32 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 
 @dataclass(frozen=True)
 class PoolDecision:
-    """What the optimizer wants of a pool, and why."""
+    """The optimizer's decision on a pool, with its reason."""
 
     at: float
     """Server time, seconds since the epoch."""
     policy: str
-    target: int
-    """Slots that the live nodes are to have, all together."""
-    before: int
+    target: int | None
+    """Slots that the nodes that serve are to have, all together; None if nobody knows how many
+    they have and nothing was decided."""
+    before: int | None
     """Slots that they had."""
-    wanted: int
+    wanted: int | None
     """Slots that the policy wants; more than ``target`` if the live nodes have no room."""
     hosts: int
-    """Nodes that this takes, for whoever starts and stops hosts."""
+    """Nodes that the pool needs for long, for whoever starts and stops hosts."""
     nodes: dict[str, int]
-    """Workers that each live node is to have, by its name."""
+    """Workers that each node that serves is to have, by its name."""
     told: list[str]
-    """Those of them that were told so now, because they had others."""
+    """Nodes that were told their size now, because they had another one."""
     reason: str
-    """In words, with figures."""
+    """A sentence with figures."""
     acting: bool = True
     """False of a decision that is shown and not carried out."""
     inputs: dict[str, float] = field(default_factory=dict)
     """The numbers behind it, by name."""
+    overflow: int | None = None
+    """Temporary workers that each node may have beyond its size; None: as its settings say."""
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values, with as many digits as matter."""
@@ -96,6 +107,20 @@ class PoolDecision:
         values["at"] = round(self.at, 3)
         values["inputs"] = {name: float(f"{value:.5g}") for name, value in self.inputs.items()}
         return values
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How two versions of a pool's code share its operations, during a rollout."""
+
+    version: str
+    """The new one."""
+    share: float
+    """Share of the operations that it gets, 0 to 1."""
+
+    def has(self, sample: Sample) -> bool:
+        """Return whether a node that wrote this runs the new version."""
+        return sample.version == self.version
 
 
 @dataclass(frozen=True)
@@ -107,9 +132,13 @@ class Turn:
     at: float
     """Server time at its beginning, seconds since the epoch."""
     state: Any
-    """What the turn before remembered; None if nothing is."""
+    """The state that the turn before remembered; None if there is none."""
     paused: float | None
     """Seconds for which the optimizer only watches; None if it acts."""
+    announced: Announced | None = None
+    """The figures that applications recorded; None if none of them still stands."""
+    sharing: Sharing | None = None
+    """How two versions share the work; None: there is no rollout."""
 
 
 class DecisionStore:
@@ -134,17 +163,21 @@ class DecisionStore:
                 keys.optimizer_lock(self.pool),
                 keys.optimizer(self.pool),
                 keys.optimizer_paused(self.pool),
+                keys.announced(self.pool),
+                keys.rollout(keys.queue(self.pool)),
             ],
             args=[_LOCK_MS, _MEMORY_MS],
         )
         if len(reply) == 1:
             return None
-        token, at, state, paused = reply
+        token, at, state, paused, announced, rollout = reply
         return Turn(
             int(token),
             float(at),
             json.loads(state) if state else None,
             paused / 1000 if paused > 0 else None,
+            standing(dict(zip(announced[::2], announced[1::2], strict=True)), float(at)),
+            _sharing(rollout),
         )
 
     def commit(self, turn: Turn, state: Any, decision: PoolDecision) -> bool:
@@ -178,7 +211,12 @@ class DecisionStore:
         state: Any = self._client.hget(keys.optimizer(self.pool), "state")
         time: Any = self._client.time()
         at = time[0] + time[1] / 1e6
-        return Turn(0, at, json.loads(state) if state else None, self.paused())
+        fields: Any = self._client.hgetall(keys.announced(self.pool))
+        remembered = json.loads(state) if state else None
+        rollout: Any = self._client.hmget(
+            keys.rollout(keys.queue(self.pool)), "state", "to", "share"
+        )
+        return Turn(0, at, remembered, self.paused(), standing(fields, at), _sharing(rollout))
 
     def current(self) -> PoolDecision | None:
         """Return the last decision; None if there was none within the hour."""
@@ -212,6 +250,13 @@ class DecisionStore:
 def last_decision(entries: Any) -> PoolDecision | None:
     """Return the first of some entries of the stream of decisions, None if there is none."""
     return _decision(entries[0][1]) if entries else None
+
+
+def _sharing(rollout: Sequence[bytes | None]) -> Sharing | None:
+    state, version, share = rollout
+    if state != b"live" or version is None or share is None:
+        return None
+    return Sharing(version.decode(), int(share) / 100)
 
 
 def _decision(fields: dict[bytes, bytes]) -> PoolDecision:

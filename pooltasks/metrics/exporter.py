@@ -30,8 +30,8 @@ def _answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
     path = environ["PATH_INFO"]
     if path == "/metrics":
         return _metrics(environ, start_response)
-    # Of this process only: that the Redis server is away is told by
-    # `pooltasks_up`, and no reason to start the exporter again.
+    # The health of this process only. `pooltasks_up` tells whether the Redis server is
+    # away, which is no reason to start the exporter again.
     status, body = ("200 OK", b"OK") if path == "/healthcheck" else ("404 Not Found", b"")
     start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pooltasks.metrics.histogram import Histogram
 
 _WORKERS, _ERRORS, _WAITING, _RECOVERIES = 40.0, 25.0, 25.0, 10.0
 
@@ -11,6 +15,8 @@ _LEAST_VOLUME = 20
 """Operations below which one failure does not make a rate."""
 _WORST_VIOLATION = 10.0
 """Times the share of late operations that the objective allows."""
+_FEWEST_LATE = 2
+"""Late operations that are a finding: one alone is the first of a new pool, or chance."""
 _WORST_AGE = 10.0
 """Times the objective's wait."""
 
@@ -23,9 +29,9 @@ class Health:
     of stale nodes included. ``errors`` (25): failures ÷ finished operations, all
     of it at 5 %; fewer than 20 operations count as 20. ``waiting`` (25): the share
     of operations that waited longer than the objective allows, from what it
-    permits to ten times that, or an oldest waiting operation ten times older
-    than its wait, whichever is worse. ``recoveries`` (10): workers that died
-    ÷ workers wanted.
+    permits to ten times that (a single late one counts as none), or an oldest
+    waiting operation ten times older than its wait, whichever is worse.
+    ``recoveries`` (10): workers that died ÷ workers wanted.
     """
 
     score: float
@@ -68,6 +74,24 @@ def health(
     }
     costs = {component: round(cost, 1) for component, cost in costs.items()}
     return Health(round(100 - sum(costs.values()), 1), costs)
+
+
+def late_share(waits: Histogram, allowed: float) -> float | None:
+    """Return the share (0–1) of operations that waited too long, as it is judged.
+
+    A single late operation counts as none.
+
+    Args:
+        waits: The waits of operations that started.
+        allowed: Seconds that an operation may wait.
+
+    Returns:
+        None if no operation started.
+    """
+    share = waits.share_above(allowed)
+    if share is not None and round(share * waits.count) < _FEWEST_LATE:
+        return 0.0
+    return share
 
 
 def _ratio(value: float) -> float:

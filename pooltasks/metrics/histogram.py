@@ -1,11 +1,11 @@
-"""Histogram: how long things took, in buckets that are the same everywhere.
+"""Histogram: durations, in buckets that are the same everywhere.
 
 Buckets grow by 4 % from 1 µs to 28 hours, so histograms of workers, nodes and
 seconds add up bucket by bucket without loss. A quantile is given as the value
 whose relative error is the same at both ends of its bucket, after DDSketch
 (Masson, Rim & Lee, VLDB 2019): at most (1.04 − 1) / (1.04 + 1) = 1.96 %.
-Interpolating inside the bucket would double that bound: where in it the values
-lie is not known.
+Interpolating inside the bucket would double that bound: the places of the values
+in it are not known.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 GROWTH = 1.04
 LOWEST = 1e-6
-"""Seconds. What is shorter falls into bucket 0 and is given as half of this."""
+"""Seconds. A shorter duration falls into bucket 0 and is given as half of this."""
 HIGHEST = 1e5
-"""Seconds. What is longer falls into the last bucket."""
+"""Seconds. A longer duration falls into the last bucket."""
 
 _OCTAVE = 1 / log2(GROWTH)
 """Buckets in which durations double."""
@@ -59,7 +59,7 @@ def lower_bound(bucket: int) -> float:
 _ESTIMATES = [LOWEST / 2] + [
     lower_bound(bucket) * 2 * GROWTH / (1 + GROWTH) for bucket in range(1, BUCKETS)
 ]
-"""What is given for the values of each bucket."""
+"""The duration that is given for the values of each bucket."""
 _PREFIX = struct.Struct("<qHB")
 _TYPECODES = {array(code).itemsize: code for code in "BHI"}
 _LANE = 4
@@ -78,14 +78,14 @@ class Histogram:
 
     def __init__(self, counts: Mapping[int, int] | None = None, total: float = 0.0) -> None:
         self._counts: dict[int, int] = dict(counts or {})
-        # What was decoded and merged, but not looked at: 32 bits for each bucket. Adding two
+        # Counts that were decoded and merged, but not read: 32 bits for each bucket. Adding two
         # such numbers takes a hundredth of the time of adding two dictionaries.
         self._lanes = 0
         self.total = total
 
     @property
     def counts(self) -> dict[int, int]:
-        """Bucket → how many; whoever changes it changes the histogram."""
+        """Bucket → how many; a change of it changes the histogram."""
         if self._lanes:
             first, lanes = _unpacked(self._lanes)
             self._lanes = 0
@@ -199,8 +199,8 @@ class Histogram:
     def encode(self) -> bytes:
         """Return bytes that :meth:`decode` reads at the speed of C.
 
-        The sum in ns, the first bucket, the width of what follows in bytes; the
-        counts from the first bucket to the last. Lowest byte first.
+        The sum in ns, the first bucket, the width of a count in bytes; the counts
+        from the first bucket to the last. Lowest byte first.
         """
         counts = self.counts
         buckets = [bucket for bucket, count in counts.items() if count]
@@ -218,7 +218,7 @@ class Histogram:
         """Return the histogram that :meth:`encode` wrote.
 
         Raises:
-            ValueError: It did not write this.
+            ValueError: :meth:`encode` did not write this.
         """
         numbers = encoded[_PREFIX.size :]
         try:

@@ -40,7 +40,7 @@ def register(app: Celery) -> PoolCollector:
     """Add the metrics of an application's pools to the default registry.
 
     Returns:
-        What was registered; ``prometheus_client.REGISTRY.unregister`` takes it.
+        The collector; ``prometheus_client.REGISTRY.unregister`` takes it.
 
     Raises:
         ValueError: The pools of an application are registered already.
@@ -77,7 +77,9 @@ class PoolCollector(MetricCollector):
         with self._lock:
             self._scraped_at = time.monotonic()
             if self._thread is None:
+                # A reading from before the pause says nothing of now.
                 self._has_read.clear()
+                self._latest = self._latest_at = None
                 self._thread = threading.Thread(target=self._keep_reading, daemon=True)
                 self._thread.start()
         self._has_read.wait(_PATIENCE)
@@ -101,7 +103,12 @@ class PoolCollector(MetricCollector):
     def _read(self) -> None:
         latest = None
         try:
-            latest = families(self._standings.pools, self._standings.read(), up=True)
+            latest = families(
+                self._standings.pools,
+                self._standings.read(),
+                up=True,
+                memory=self._standings.server_memory().ratio,
+            )
         except Exception as error:  # noqa: BLE001  whatever it is, `pooltasks_up` tells it
             if self._latest is not None or self._latest_at is None:
                 logger.warning("the pools cannot be read: %s: %s", type(error).__name__, error)

@@ -1,4 +1,4 @@
-"""Samples: what one node writes once a second, and how it is stored."""
+"""Samples: what one node writes once a second while anything goes on, and how it is stored."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pooltasks.telemetry import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT = b"v2 "
-"""What every stored sample and record begins with. Whatever changes in what is encoded here, in
-the meaning of a bucket or in the names of outcomes and categories takes the next number: nodes of
-the version before go on writing beside readers of this one, and the other way round."""
+FORMAT = b"v5 "
+"""The beginning of every stored sample and record. A change of the encoding, of the meaning of a
+bucket or of the names of outcomes and categories takes the next number: nodes of the version
+before go on writing beside readers of this one, and the other way round."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a node's processes take of their host."""
+    """The resources that a node's processes use."""
 
     node_cpu: float
     """CPU seconds of the parent process since the sample before."""
@@ -38,14 +38,20 @@ class Resources:
     """Bytes of all of them, what they share counted once; None until each was looked at."""
 
 
+QUIET_SECONDS = 6.0
+"""Seconds between two samples of a node on which nothing goes on for long, unless its pool's are
+further apart."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """What one node writes once every ``interval`` seconds."""
+    """A sample, as one node writes it."""
 
     number: int
-    """Of the node's samples, from 0. One that may not have arrived is written
-    again with what came after it, under the same number: the last one counts."""
+    """Number of the sample among those of its node, from 0. One that may not have arrived is
+    written again with what came after it, under the same number: the last one counts."""
     interval: float
+    """Counts since the sample before."""
     size: int
     """Workers that there should be, without spares and overflow."""
     warm: int
@@ -68,11 +74,56 @@ class Sample:
     """Operations that workers have."""
     stopped: bool = False
     """Whether it is the node's last."""
+    draining: bool = False
+    """Whether the node was told to reserve nothing more."""
+    stopping: bool = False
+    """Whether it reserves nothing more because it is about to end."""
+    version: str = ""
+    """The version of the code that it runs; '' if it has none."""
     room: int | None = None
     """The most workers that the host has memory and processors for; None: not known."""
     counts: Counts = field(default_factory=Counts)
-    """Since the sample before."""
+    """Counts since the sample before."""
     resources: Resources | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether its workers are capacity of the pool; else they finish what they have."""
+        return not (self.draining or self.stopping or self.stopped)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing went on and nothing changes: the node may leave the next sample out.
+
+        Its next one then has the longer interval.
+        """
+        return not (
+            self.stopped
+            or self.busy
+            or self.running
+            or self.reserved
+            or self.warming
+            or self.overflow
+            or self.warm != self.size
+            or self.counts.outcomes
+            or self.counts.recoveries
+        )
+
+    @property
+    def next_within(self) -> float:
+        """Seconds within which the node's next sample is due: a quiet node writes ever fewer."""
+        if not self.is_quiet:
+            return self.interval
+        return max(self.interval, min(2 * self.interval, QUIET_SECONDS))
+
+    def patience(self, intervals: float) -> float:
+        """Return the seconds without another sample after which that many are missing.
+
+        Args:
+            intervals: Of a second at least; those that a quiet node leaves out are not missing.
+        """
+        missing = intervals * max(1.0, self.interval)
+        return min(missing, self.next_within + intervals) if self.is_quiet else missing
 
     @property
     def capacity(self) -> int:
@@ -97,7 +148,10 @@ class Sample:
             self.slots,
             self.running,
             int(self.stopped),
+            int(self.draining),
+            int(self.stopping),
             self.room,
+            self.version,
             None
             if its is None
             else [
@@ -116,7 +170,8 @@ class Sample:
         """Return the sample that :meth:`encode` wrote."""
         head, _, histograms = encoded.partition(b"\n")
         number, interval, size, warm, busy, reserved, age, warming, spares, *rest = json.loads(head)
-        overflow, slots, running, stopped, room, resources, numbers = rest
+        overflow, slots, running, stopped, draining, stopping, room, version, *others = rest
+        resources, numbers = others
         return cls(
             number,
             interval,
@@ -131,7 +186,10 @@ class Sample:
             slots,
             running,
             stopped=bool(stopped),
+            draining=bool(draining),
+            stopping=bool(stopping),
             room=room,
+            version=version,
             counts=_counts(numbers, histograms),
             resources=None if resources is None else Resources(*resources),
         )
@@ -139,12 +197,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class OperationRecord:
-    """What the workers of one node did, by operation, in a span of time."""
+    """The work of one node's workers, by operation, in a span of time."""
 
     number: int
-    """Of the sample with which it is written; the last one of a number counts."""
+    """Number of the sample with which it is written; the last one of a number counts."""
     seconds: float
-    """Since the last such record of the node."""
+    """Seconds since the last such record of the node."""
     counts: Mapping[str, Counts]
 
     def encode(self) -> bytes:
@@ -179,9 +237,9 @@ def operation_bytes(counts: Mapping[str, Counts]) -> int:
 
 
 _OPERATION_BYTES = 100
-"""What each operation adds to a record, but for its name and buckets, before it is compressed."""
+"""Bytes of an operation in a record, without its name and buckets, before compression."""
 _COMPRESSED = 0.4
-"""What is left of that, as measured."""
+"""Share of them that is left after compression, as measured."""
 
 
 def _json(value: Any) -> bytes:
@@ -189,7 +247,8 @@ def _json(value: Any) -> bytes:
 
 
 def _histograms(counts: Counts) -> list[bytes]:
-    return [counts.wait.encode(), counts.run.encode(), counts.latency.encode()]
+    its = (counts.wait, counts.run, counts.latency, counts.recovery, counts.limited)
+    return [histogram.encode() for histogram in its]
 
 
 def _numbers(counts: Counts, histograms: list[bytes]) -> list[Any]:
@@ -216,14 +275,21 @@ def _counter(counts: Mapping[str, int], names: Mapping[str, _Name]) -> Counter[_
 
 
 def _counts(numbers: list[Any], histograms: bytes) -> Counts:
-    recoveries, busy, process, outcomes, categories, (wait, run, latency) = numbers
+    recoveries, busy, process, outcomes, categories, lengths = numbers
+    parts, end = [], 0
+    for length in lengths:
+        parts.append(Histogram.decode(histograms[end : end + length]))
+        end += length
+    wait, run, latency, recovery, limited = parts
     return Counts(
         outcomes=_counter(outcomes, _OUTCOMES),
         categories=_counter(categories, _CATEGORIES),
         recoveries=recoveries,
+        recovery=recovery,
         busy=busy,
         process=process,
-        wait=Histogram.decode(histograms[:wait]),
-        run=Histogram.decode(histograms[wait : wait + run]),
-        latency=Histogram.decode(histograms[wait + run : wait + run + latency]),
+        wait=wait,
+        run=run,
+        latency=latency,
+        limited=limited,
     )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery.utils.log import get_logger
 
 from pooltasks import keys
+from pooltasks.broker.scripts import Script
 from pooltasks.metrics.sample import FORMAT, OperationRecord, Sample
 from pooltasks.metrics.totals import ADD, LIFE, amounts
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from pooltasks.settings import Objective
+    from pooltasks.pool_settings import Objective
     from pooltasks.telemetry import Outcome
 
 logger = get_logger(__name__)
@@ -39,19 +40,22 @@ HISTORY = 3600.0
 _MARGIN = 60.0
 _END_OF_TIME = 1e11  # seconds since the epoch: the year 5138
 _NOTHING: Mapping[str, Mapping[Outcome, int]] = {}
+_EACH_RENEWS = 32
+"""Samples of a node of which one sets anew how long the pool's keys live. The first one does,
+and after the server has lost its data the next."""
 _PAGE = 1000
 """Entries that one script reads: about a millisecond of the server's time."""
 
 _QUEUE = """
--- Keys from `first` on: the lists of one queue. Returns their length and when
--- the oldest message was published ('' if it does not say). kombu takes from
--- the right. The name is searched without its value, as plain text: that is
--- fast in a message of megabytes, and text of a user has its quotes escaped.
+-- Keys from `first` on: what waits for its turn, since when (turns.lua), and one queue's lists.
+-- Returns how many wait, and since when the oldest; '' if it does not say. kombu takes from the
+-- right. The name is searched as plain text: fast in megabytes, and a user's quotes are escaped.
 local function queue(first)
-  local depth, oldest, name = 0, nil, '"published_at":'
-  for i = first, #KEYS do
+  local depth, name = redis.call('HLEN', KEYS[first]), '"published_at":'
+  local oldest = depth > 0 and redis.call('ZRANGE', KEYS[first + 1], 0, 0, 'WITHSCORES')[2]
+  for i = first + 2, #KEYS do
     depth = depth + redis.call('LLEN', KEYS[i])
-    local message = redis.call('LINDEX', KEYS[i], -1)
+    local message = depth > 0 and redis.call('LINDEX', KEYS[i], -1)
     if message then
       local at = string.find(message, name, 1, true)
       local number = at and tonumber(string.match(message, '^ *([%d.eE+-]+)', at + #name))
@@ -66,29 +70,35 @@ local now = string.format('%d.%06d', time[1], time[2])
 """
 
 # KEYS: the pool's nodes, its totals, those by name, the node's samples, its operations, what its
-# last sample added to the totals, the queue's lists.
+# last sample added to the totals, what waits for its turn, since when, the queue's lists.
 # ARGV: node, entries to keep, ms to live, seconds to remember nodes, what the sample adds
 # to the totals, ms for them to live, the sample, what was done by operation ('' for nothing).
-_WRITE = f"""
+WRITE = Script(
+    tail=f"""
 {_QUEUE}
 {ADD}
 local depth, oldest = queue(7)
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[2], '*',
            'sample', '{FORMAT.decode()}' .. depth .. ' ' .. oldest .. ' ' .. ARGV[7])
-redis.call('PEXPIRE', KEYS[4], ARGV[3])
 if ARGV[8] ~= '' then
   redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[2], '*',
              'operations', '{FORMAT.decode()}' .. ARGV[8])
+  redis.call('PEXPIRE', KEYS[5], ARGV[3])
 end
-redis.call('PEXPIRE', KEYS[5], ARGV[3])
-add(KEYS[2], KEYS[3], KEYS[6], ARGV[5], ARGV[6], ARGV[3])
+local number, named = add(KEYS[2], KEYS[3], KEYS[6], ARGV[5], ARGV[3])
+if named then redis.call('PEXPIRE', KEYS[3], ARGV[6]) end
 redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.6f', now - ARGV[4]))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+-- Lives of an hour or a day are set anew by one sample in some: that is most of what one costs.
+if number % {_EACH_RENEWS} == 0 then
+  for _, key in ipairs({{KEYS[1], KEYS[4], KEYS[5]}}) do redis.call('PEXPIRE', key, ARGV[3]) end
+  for _, key in ipairs({{KEYS[2], KEYS[3]}}) do redis.call('PEXPIRE', key, ARGV[6]) end
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.6f', now - ARGV[4]))
+end
 return {{now, depth, oldest}}
 """
+)
 
-# KEYS: the pool's nodes, the queue's lists. ARGV: seconds.
+# KEYS: the pool's nodes, what waits for its turn, since when, the queue's lists. ARGV: seconds.
 _READ = f"""
 {_QUEUE}
 local depth, oldest = queue(2)
@@ -138,13 +148,18 @@ class StoredSample:
         return self.queue.at
 
 
+def queue_state(reply: Any) -> QueueState:
+    """Return what :data:`WRITE` answers."""
+    return _queue_state(*reply)
+
+
 class Reading(NamedTuple):
-    """What is stored of a pool."""
+    """The stored data of a pool."""
 
     queue: QueueState
     """Now."""
     samples: dict[str, list[StoredSample]]
-    """Of each node, oldest first; nodes without one are left out."""
+    """Samples of each node, oldest first; nodes without one are left out."""
     unreadable: dict[str, float]
     """Nodes whose last sample has the format of another version, and its server time."""
 
@@ -164,9 +179,9 @@ class SampleStore:
     ) -> None:
         self._client = client
         self.pool = pool
-        self._lists = list(lists)
+        self._lists = [*keys.in_lines(keys.queue(pool)), *lists]
         self._objective = objective
-        self._write = client.register_script(_WRITE)
+        self._write = client.register_script(WRITE.text)
         self._read = client.register_script(_READ)
 
     def write(
@@ -180,35 +195,50 @@ class SampleStore:
 
         Args:
             node: Its name.
-            sample: What its workers did together.
-            operations: What they did by operation, in the time that it says.
-            outcomes: How often each operation ended how, in the time of the sample.
+            sample: The sample of its workers together.
+            operations: Their work by operation, in the time that the record names.
+            outcomes: The number of each operation's ends by outcome, in the time of the sample.
 
         Raises:
             redis.RedisError: It may or may not have arrived.
         """
-        reply: Any = self._write(
-            keys=[
-                keys.pool_nodes(self.pool),
-                keys.pool_totals(self.pool),
-                keys.pool_totals_by_name(self.pool),
-                keys.node_samples(self.pool, node),
-                keys.node_operations(self.pool, node),
-                keys.node_counted(self.pool, node),
-                *self._lists,
-            ],
-            args=[
-                node,
-                math.ceil(HISTORY / sample.interval),
-                int((HISTORY + _MARGIN) * 1000),
-                HISTORY,
-                amounts(sample, self._objective, outcomes),
-                int(LIFE * 1000),
-                sample.encode(),
-                b"" if operations is None else operations.encode(),
-            ],
-        )
-        return _queue_state(*reply)
+        call = self.write_call(node, sample, operations, outcomes)
+        return queue_state(self.ask_to_write(*call))
+
+    def ask_to_write(self, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Run :data:`WRITE`; return its answer.
+
+        Raises:
+            redis.RedisError: It may or may not have arrived.
+        """
+        return self._write(keys=names, args=arguments)
+
+    def write_call(
+        self,
+        node: str,
+        sample: Sample,
+        operations: OperationRecord | None = None,
+        outcomes: Mapping[str, Mapping[Outcome, int]] = _NOTHING,
+    ) -> tuple[list[str], list[Any]]:
+        """Return keys and arguments with which :data:`WRITE` does what :meth:`write` does."""
+        return [
+            keys.pool_nodes(self.pool),
+            keys.pool_totals(self.pool),
+            keys.pool_totals_by_name(self.pool),
+            keys.node_samples(self.pool, node),
+            keys.node_operations(self.pool, node),
+            keys.node_counted(self.pool, node),
+            *self._lists,
+        ], [
+            node,
+            math.ceil(HISTORY / sample.interval),
+            int((HISTORY + _MARGIN) * 1000),
+            HISTORY,
+            amounts(sample, self._objective, outcomes),
+            int(LIFE * 1000),
+            sample.encode(),
+            b"" if operations is None else operations.encode(),
+        ]
 
     def ask(self, client: redis.Redis, seconds: float) -> Any:
         """Have a client or pipeline ask for the queue and the nodes of the last ``seconds``."""

@@ -1,7 +1,7 @@
 """Standings: how all pools of an application stand, read together.
 
-What a scrape shows. It is made of the last sample of each node and of the
-totals, whose cost does not grow with the history that is kept.
+A scrape shows the standings. They are made of the last sample of each node and of
+the totals, so their cost does not grow with the history that is kept.
 """
 
 from __future__ import annotations
@@ -11,25 +11,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pooltasks import keys
-from pooltasks.broker.queues import lists_of
-from pooltasks.metrics.collector import LEASE, health_of, load_of, state_of
+from pooltasks.broker import limited
+from pooltasks.broker.queues import waiting_in
+from pooltasks.keys import CONTROL_POOL
+from pooltasks.metrics.collector import LEASE, PRESENT, health_of, load_of, state_of
 from pooltasks.metrics.decisions import last_decision
+from pooltasks.metrics.error_groups import failures_by_class
 from pooltasks.metrics.samples import SampleStore, read_last
+from pooltasks.metrics.surroundings import ServerMemory
 from pooltasks.metrics.totals import Totals, by_name
-from pooltasks.settings import CONTROL_POOL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import redis
     from celery import Celery
 
+    from pooltasks.broker.limited import LimitedOperation
     from pooltasks.metrics.counts import Counts
     from pooltasks.metrics.decisions import PoolDecision
     from pooltasks.metrics.health import Health
     from pooltasks.metrics.samples import QueueState, StoredSample
     from pooltasks.metrics.view import Load, NodeState
-    from pooltasks.settings import PoolSettings
+    from pooltasks.pool_settings import PoolSettings
     from pooltasks.telemetry import Outcome
 
 WINDOW = 60.0
@@ -52,31 +56,43 @@ class Standing:
     by_name: dict[str, Counter[Outcome]]
     """Totals by operation and outcome, the operation that was seen first first."""
     dead_letters: int
+    failures: dict[tuple[str, str], int]
+    """Failures by operation and class of error, those that were seen first first."""
+    limited: list[LimitedOperation]
+    """The operations with limits, by name."""
     decision: PoolDecision | None
     """The optimizer's last, None if it has made none for as long as a node is shown."""
+    versions: Counter[str]
+    """The live nodes by the version of their code."""
+    rollout: tuple[str, str, float] | None
+    """The new version of the last rollout, ``live``, ``done`` or ``aborted``, and its share (0–1);
+    None if there was none lately."""
 
 
 class Standings:
     """Reads how the pools stand; made for one thread.
 
     Args:
-        app: The application. Its configured pools and the control pool are read,
-            those without metrics left out.
+        app: The application. Its configured pools are read, and the control pool if one of
+            them has an optimizer; those without metrics are left out.
         client: A client of its own, with ``decode_responses=False``.
     """
 
     def __init__(self, app: Celery, client: redis.Redis) -> None:
         settings = app.pooltasks.settings
+        # Without an optimizer nobody needs the control pool: it would only seem to lack a node.
+        optimized = any(its.enable_optimizer for its in settings.pools.values())
+        control = [CONTROL_POOL] if optimized else []
         named = {
             pool: settings.pool_settings(pool)
-            for pool in dict.fromkeys([*settings.pools, CONTROL_POOL])
+            for pool in dict.fromkeys([*settings.pools, *control])
         }
         self.pools: dict[str, PoolSettings] = {
             pool: its for pool, its in named.items() if its.enable_metrics
         }
         self._client = client
         self._stores = [
-            SampleStore(client, pool, lists_of(app, keys.queue(pool)), its.objective)
+            SampleStore(client, pool, waiting_in(app, keys.queue(pool)), its.objective)
             for pool, its in self.pools.items()
         ]
         self._earlier: deque[tuple[float, dict[str, Totals | None]]] = deque()
@@ -94,6 +110,14 @@ class Standings:
             pool: its.standing(before.get(pool), self.pools[pool]) for pool, its in readings.items()
         }
 
+    def server_memory(self) -> ServerMemory:
+        """Return how much memory the server uses.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        return ServerMemory.read(self._client)
+
     def _readings(self) -> Iterator[_Reading]:
         last = read_last(self._client, self._stores)
         pipeline = self._client.pipeline(transaction=False)
@@ -101,12 +125,18 @@ class Standings:
             pipeline.hgetall(keys.pool_totals(pool))
             pipeline.hgetall(keys.pool_totals_by_name(pool))
             pipeline.hlen(keys.dead_letters(keys.queue(pool)))
+            pipeline.hgetall(keys.error_classes(pool))
+            limited.ask(pipeline, pool, 0)
             pipeline.xrevrange(keys.decisions(pool), count=1)
+            pipeline.hmget(keys.rollout(keys.queue(pool)), "to", "state", "share")
         replies = iter(pipeline.execute())
         for reading in last:
             totals, named = Totals.of(next(replies)), by_name(next(replies))
-            dead, decisions = next(replies), next(replies)
-            yield _Reading(*reading, totals, named, dead, last_decision(decisions))
+            dead, failures = next(replies), failures_by_class(next(replies))
+            its_limited = limited.operations(next(replies))
+            decision = last_decision(next(replies))
+            rollout = _rollout(next(replies))
+            yield _Reading(*reading, totals, named, dead, failures, its_limited, decision, rollout)
 
     def _a_window_before(
         self, now: float, totals: dict[str, Totals | None]
@@ -123,7 +153,7 @@ class Standings:
 
 @dataclass(frozen=True)
 class _Reading:
-    """What the server holds of one pool."""
+    """The server's data of one pool."""
 
     queue: QueueState
     samples: dict[str, list[StoredSample]]
@@ -131,13 +161,16 @@ class _Reading:
     totals: Totals | None
     by_name: dict[str, Counter[Outcome]]
     dead_letters: int
+    failures: dict[tuple[str, str], int]
+    limited: list[LimitedOperation]
     decision: PoolDecision | None
+    rollout: tuple[str, str, float] | None
 
     def standing(self, before: Totals | None, settings: PoolSettings) -> Standing:
         """Return how the pool stands, its health since the totals ``before``."""
         last = [one for its in self.samples.values() for one in its]
         nodes = [(state_of(one, self.queue.at), one.sample) for one in last]
-        live = [sample for state, sample in nodes if state == "live"]
+        present = [sample for state, sample in nodes if state in PRESENT]
         silence = self.queue.at - LEASE * max(1.0, settings.metrics_interval)
         unreadable = sum(at > silence for at in self.unreadable.values())
         states = Counter(state for state, _ in nodes)
@@ -150,12 +183,18 @@ class _Reading:
         return Standing(
             load=load,
             nodes=states,
-            utilization=_utilization([sample.counts for sample in live]),
-            health=health_of(settings.objective, lately, load, wanted) if live and lately else None,
+            utilization=_utilization([sample.counts for sample in present]),
+            health=health_of(settings.objective, lately, load, wanted)
+            if present and lately
+            else None,
             totals=self.totals,
             by_name=self.by_name,
             dead_letters=self.dead_letters,
+            failures=self.failures,
+            limited=self.limited,
             decision=self.decision if is_decided else None,
+            versions=Counter(sample.version for state, sample in nodes if state in PRESENT),
+            rollout=self.rollout,
         )
 
     def _since(self, before: Totals | None) -> Counts | None:
@@ -164,6 +203,15 @@ class _Reading:
             return None
         counts = self.totals.counts.since(before.counts)
         return counts if counts.process >= 0 else None
+
+
+def _rollout(fields: Sequence[bytes | None]) -> tuple[str, str, float] | None:
+    version, state, share = fields
+    if version is None or state is None or share is None:
+        return None
+    # One that was rolled back has nothing, whatever it had.
+    part = {b"live": int(share) / 100, b"done": 1.0}.get(state, 0.0)
+    return version.decode(), state.decode(), part
 
 
 def _utilization(several: list[Counts]) -> float | None:

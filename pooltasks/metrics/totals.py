@@ -1,12 +1,12 @@
-"""Totals: what a pool has ever done, added up in Redis by the script that stores samples.
+"""Totals: all work of a pool, added up in Redis by the script that stores samples.
 
 Samples are forgotten after an hour, nodes come and go. Prometheus wants numbers
 that only grow, and the same ones from each exporter: so they are kept in one
-hash for each pool, to which a sample adds what it counted. A sample that is
-written again adds only what it did not hold before.
+hash for each pool, to which a sample adds its counts. A sample that is
+written again adds only the counts that it did not hold before.
 
 Histograms are kept in few buckets. Each ends where one of the fine buckets
-does, so nothing is estimated: what a bound says is exact.
+does, so nothing is estimated: the count up to a bound is exact.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pooltasks.metrics.sample import Sample
-    from pooltasks.settings import Objective
+    from pooltasks.pool_settings import Objective
 
 _Name = TypeVar("_Name", Outcome, Category)
 
@@ -35,7 +35,8 @@ LIFE = 86_400.0
 """Seconds for which totals outlive the last sample of their pool."""
 
 _LADDER = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Seconds, each within the last fine bucket of one of the few."""
+"""Seconds; each lies in the last fine bucket of one of the few buckets."""
+_LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _REST = BUCKETS - 1
 _SUM = "sum"
 _MICRO = 1e6
@@ -56,17 +57,18 @@ local function named(by_name, operation)
   redis.call('HSET', by_name, 'order:' .. operation, names, 'names', names + 1)
   return operation
 end
-local function add(totals, by_name, counted, json, life, memory)
+-- Returns the sample's number, 0 if the node's last one is not known; and whether anything
+-- was counted by name.
+local function add(totals, by_name, counted, json, memory)
   local sample = cjson.decode(json)
   local last = redis.call('GET', counted)
-  last = last and cjson.decode(last)
-  local again = last and last.number == sample.number
-  local before = again and last.amounts or {{}}
+  local begins = '{{"number":' .. string.format('%d', sample.number) .. ','
+  local again = last and string.sub(last, 1, #begins) == begins and cjson.decode(last)
+  local before = again and again.amounts or {{}}
   for field, amount in pairs(sample.amounts) do
     redis.call('HINCRBY', totals, field, string.format('%.0f', amount - (before[field] or 0)))
   end
-  redis.call('PEXPIRE', totals, life)
-  local before = again and last.operations or {{}}
+  local before = again and again.operations or {{}}
   for operation, outcomes in pairs(sample.operations) do
     local name, was = named(by_name, operation), before[operation] or {{}}
     for outcome, amount in pairs(outcomes) do
@@ -74,14 +76,19 @@ local function add(totals, by_name, counted, json, life, memory)
                  string.format('%.0f', amount - (was[outcome] or 0)))
     end
   end
-  redis.call('PEXPIRE', by_name, life)
   redis.call('SET', counted, json, 'PX', memory)
+  return last and sample.number or 0, next(sample.operations) ~= nil
 end
 """
 
 
+def latency_bounds() -> list[int]:
+    """Return the bounds of latencies: fewer, and each is a bound of wait and run too."""
+    return [bucket_of(seconds) for seconds in _LATENCIES]
+
+
 def bounds(objective: Objective) -> list[int]:
-    """Return the last fine bucket of each of the few, ascending, without the endless one.
+    """Return the last fine bucket of each of the few buckets, ascending, without the endless one.
 
     One of them ends where the objective's wait does, within a fine bucket.
     """
@@ -95,12 +102,12 @@ def _bounds(wait_ms: float) -> list[int]:
 def amounts(
     sample: Sample, objective: Objective, outcomes: Mapping[str, Mapping[Outcome, int]]
 ) -> str:
-    """Return what a sample adds to its pool's totals, as the script reads it.
+    """Return the amounts that a sample adds to its pool's totals, as the script reads them.
 
     Args:
-        sample: What a node's workers did together.
+        sample: The sample of a node's workers together.
         objective: Of the pool.
-        outcomes: How often each operation ended how.
+        outcomes: The number of each operation's ends by outcome.
     """
     counts, used = sample.counts, sample.resources
     allowed = bucket_of(objective.wait_ms / 1000)
@@ -109,24 +116,32 @@ def amounts(
         "process": round(counts.process * _MICRO),
         "recoveries": counts.recoveries,
         "cpu": round((used.node_cpu + used.workers_cpu) * _MICRO) if used else 0,
-        # Counted now: a later objective must not change what has been counted.
+        # Counted now: a later objective must not change these counts.
         "late": sum(count for bucket, count in counts.wait.counts.items() if bucket > allowed),
         **{f"outcome:{outcome}": count for outcome, count in counts.outcomes.items()},
         **{f"category:{category}": count for category, count in counts.categories.items()},
     }
     bound_of = _bound_of(objective.wait_ms)
-    for name, histogram in (("wait", counts.wait), ("run", counts.run)):
+    for name, histogram in (
+        ("wait", counts.wait),
+        ("run", counts.run),
+        ("latency", counts.latency),
+        ("recovery", counts.recovery),
+    ):
         if histogram.counts:
             its[f"{name}:{_SUM}"] = round(histogram.total * _MICRO)
         for bucket, count in _coarse(histogram, bound_of).items():
             its[f"{name}:{bucket}"] = count
+    # A zero adds nothing. "process" stays: there are totals from the first sample on.
+    its = {name: amount for name, amount in its.items() if amount or name == "process"}
+    # The number comes first: the script looks for it there.
     whole = {"number": sample.number, "amounts": its, "operations": outcomes}
     return json.dumps(whole, separators=(",", ":"))
 
 
 @cache
 def _bound_of(wait_ms: float) -> Sequence[int]:
-    """Return for each fine bucket the one of the few, with the objective's wait, that holds it."""
+    """Return for each fine bucket the one of the few buckets that holds it."""
     limits = [*_bounds(wait_ms), _REST]
     return [limits[bisect_left(limits, bucket)] for bucket in range(BUCKETS)]
 
@@ -142,10 +157,10 @@ def _coarse(histogram: Histogram, bound_of: Sequence[int]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Totals:
-    """What a pool has done since its totals began."""
+    """The work of a pool since its totals began."""
 
     counts: Counts
-    """With few buckets."""
+    """The sums, in histograms of few buckets."""
     late: int
     """Operations that waited longer than the objective of their time allowed."""
     cpu: float
@@ -153,10 +168,10 @@ class Totals:
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Totals | None:
-        """Return the totals of a hash; None of one that does not exist.
+        """Return the totals of a hash; None if the hash does not exist.
 
-        Nodes of several versions may have added to it. What only others know is left
-        out, what only this one counts begins when its nodes do.
+        Nodes of several versions may have added to it. A field that only other versions
+        know is left out; a field that only this version counts begins with its nodes.
         """
         if not fields:
             return None
@@ -172,12 +187,14 @@ class Totals:
             process=by_kind["process"][""] / _MICRO,
             wait=_histogram(by_kind["wait"]),
             run=_histogram(by_kind["run"]),
+            latency=_histogram(by_kind["latency"]),
+            recovery=_histogram(by_kind["recovery"]),
         )
         return cls(counts, by_kind["late"][""], by_kind["cpu"][""] / _MICRO)
 
 
 def by_name(fields: Mapping[bytes, bytes]) -> dict[str, Counter[Outcome]]:
-    """Return how often each operation ended how, the first that was seen first.
+    """Return each operation's ends by outcome; the operation that was seen first comes first.
 
     Args:
         fields: The hash of the totals by name.

@@ -1,6 +1,6 @@
-"""The view of a pool: what the samples of all its nodes say together.
+"""The view of a pool: the samples of all its nodes together.
 
-What is not known is None, never 0: a pool without a live node has no
+An unknown number is None, never 0: a pool without a live node has no
 utilization, and a second without a sample no throughput.
 """
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 _OUTCOMES = tuple(Outcome)  # Enum takes long to go through its members
 
-NodeState = Literal["live", "stale", "lost", "stopped", "unreadable"]
-"""``lost``: it fell silent without saying that it stops. ``unreadable``: it writes
+NodeState = Literal["live", "draining", "stale", "lost", "stopped", "unreadable"]
+"""``draining``: it finishes what it has and reserves nothing more. ``lost``: it fell silent
+without saying that it stops. ``unreadable``: it writes
 samples in the format of another version."""
 
 
@@ -51,7 +52,7 @@ class NodeMetrics:
     """One node as its last sample told it."""
 
     name: str
-    state: Literal["live", "stale"]
+    state: Literal["live", "draining", "stale"]
     silent: float
     """Seconds since its last sample."""
     size: int
@@ -64,31 +65,33 @@ class NodeMetrics:
     capacity: int
     """Slots of the warm workers."""
     running: int
-    """Those of them that have an operation."""
+    """Slots that have an operation."""
     reserved: int
     utilization: float | None
     cpu: float | None
     """CPU seconds a second, of the node and its workers."""
     memory: int | None
     """Bytes of the node and its workers; what they share is counted once."""
+    version: str = ""
+    """The version of the code that it runs; '' if it has none."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What was done in a span of time, all nodes together."""
+    """The work of a span of time, all nodes together."""
 
     operations: dict[Outcome, int] | None
-    """By outcome. A retry and a lost operation are run again and counted again."""
+    """Operations by outcome. A retry and a lost operation are run again and counted again."""
     errors: dict[str, int] | None
-    """By category, those that were retried too."""
+    """Errors by category, those that were retried too."""
     throughput: float | None
     """Finished operations a second; retries and lost ones are not finished."""
     error_rate: float | None
-    """Share (0–1) of the finished operations that failed."""
+    """Share (0–1) of the finished operations that failed, errors of their callers left out."""
     wait: Quantiles | None
     run: Quantiles | None
     latency: Quantiles | None
-    """Of finished operations: from being published, before any retry, to the result."""
+    """Latency of finished operations: from publication, before any retry, to the result."""
     busy: float | None
     """Seconds in which slots of workers had an operation."""
 
@@ -111,12 +114,14 @@ class Work:
 
 @dataclass(frozen=True)
 class PoolWork(Work):
-    """What a pool's workers did in a span of time, all nodes together."""
+    """The work of a pool's workers in a span of time, all nodes together."""
 
     utilization: float | None = None
     """Busy seconds of slots ÷ all of their seconds (0–1)."""
     recoveries: int | None = None
     """Workers that died and were replaced."""
+    recovery: Quantiles | None = None
+    """Durations from a worker's death until another took operations in its place."""
 
     @classmethod
     def of(cls, counts: Counts | None, seconds: float) -> PoolWork:
@@ -124,12 +129,21 @@ class PoolWork(Work):
         work = Work.of(counts, seconds)
         if counts is None:
             return cls(**vars(work))
-        return cls(**vars(work), utilization=counts.utilization, recoveries=counts.recoveries)
+        return cls(
+            **vars(work),
+            utilization=counts.utilization,
+            recoveries=counts.recoveries,
+            recovery=Quantiles.of(counts.recovery),
+        )
 
 
 @dataclass(frozen=True)
 class Load:
-    """How a pool stands at one moment; each value None where it is not known."""
+    """How a pool stands at one moment; each value None where it is not known.
+
+    The workers of a draining node are no capacity of the pool: they count in ``busy``,
+    ``running``, ``reserved``, ``cpu`` and ``memory`` only, which are of all work under way.
+    """
 
     size: int | None
     """Workers that there should be, without spares and overflow."""
@@ -153,7 +167,7 @@ class Load:
     queue_depth: int | None
     """Operations in the queue."""
     backlog: int | None
-    """Those, and what is reserved."""
+    """Operations in the queue, and those that are reserved and not started."""
     oldest_age: float | None
     """Seconds for which the oldest of the backlog has waited; 0 without backlog."""
     cpu: float | None
@@ -173,8 +187,8 @@ class PoolMetrics:
     load: Load
     work: PoolWork
     by_operation: Mapping[str, Work] | None
-    """What each operation had of it; None if that is not known: no node is live, or it was not
-    asked for. A node counts 32 operations by name, those that it ran first, and all others as
+    """The work of each operation; None if it is not known: no node is live, or it was not asked
+    for. A node counts 32 operations by name, those that it ran first, and all others as
     ``other``. Of a busy pool with many operations the newest seconds may still be missing."""
     nodes: tuple[NodeMetrics, ...]
     health: Health | None
@@ -187,7 +201,7 @@ class HistoryPoint:
     """A pool in one step of its history."""
 
     at: float
-    """Its beginning: server time, seconds since the epoch."""
+    """Begin of the second: server time, seconds since the epoch."""
     complete: bool
     """False of the step that is still going on."""
     load: Load

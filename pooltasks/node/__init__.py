@@ -1,1 +1,1 @@
-"""What runs inside a node: the parent process, its workers, their warm-up."""
+"""The inside of a node: the parent process, its workers, their warm-up."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 _BACKOFF_FIRST = 0.5
 _BACKOFF_MOST = 30.0
+_DOUBLINGS = 6
+"""Failures in a row after which the pause is the longest."""
 
 
 @dataclass
@@ -21,7 +23,7 @@ class StartBackoff:
 
     def failed(self, now: float) -> float:
         """Count a failure at ``now`` (monotonic seconds); return the pause in seconds."""
-        pause = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2.0**self.failures)
+        pause = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2.0 ** min(self.failures, _DOUBLINGS))
         self.failures += 1
         self.until = now + pause
         return pause

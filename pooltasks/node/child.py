@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import gc
+import marshal
 import os
-import pickle
+import select
 import signal
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import terminate_handler_fired
 from billiard.compat import mem_rss
-from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
-from billiard.pool import ACK, EX_RECYCLE, SIG_SOFT_TIMEOUT, MaybeEncodingError
-from celery import platforms, signals
+from billiard.pool import ACK, EX_RECYCLE, SIG_SOFT_TIMEOUT
+from celery import signals
 from celery.concurrency.asynpool import Worker
+from celery.utils.log import get_logger
 
 from pooltasks import coroutines
 from pooltasks.broker.results import ResultBackend
+from pooltasks.node.batch_run import BatchRun
+from pooltasks.node.descendants import die_with, lead
+from pooltasks.node.error_reports import ERRED
 from pooltasks.node.events import OperationEvents
 from pooltasks.node.health import beat_interval
-from pooltasks.node.replies import DONE, SKIPPED
-from pooltasks.node.shortcut import Shortcut
+from pooltasks.node.jobs import Kind
+from pooltasks.node.outcome import Run, too_late
+from pooltasks.node.replies import DONE, PART, SKIPPED
+from pooltasks.node.runner import Runner
+from pooltasks.node.shortcut import Claim, Shortcut
 from pooltasks.node.slots import Slots
 from pooltasks.node.turn import Turn
 from pooltasks.node.warmup import WorkerReport, run_commands
@@ -34,30 +42,24 @@ if TYPE_CHECKING:
 
     from pooltasks.node.pulse import Pulse
     from pooltasks.node.row import Row
-    from pooltasks.node.shortcut import Claim
     from pooltasks.node.warmup import Plan
+    from pooltasks.pool_settings import WarmUp
+
+logger = get_logger(__name__)
 
 WARMING = 64
 """Message to the node: this worker has its permit and begins (pid)."""
 WARMED = 65
 """Message to the node: this worker's warm-up ended (report)."""
 
+_IDLE_SECONDS = 5.0
+"""How long a worker without an operation keeps its connection to the server."""
+
 EX_WARM_UP_FAILED = 70
 """Exit code of a worker whose warm-up failed (EX_SOFTWARE of sysexits.h)."""
 
 REWARM_SIGNAL = signal.SIGUSR2
 """The node asks a worker to warm up again."""
-
-
-def die_with(node_pid: int) -> None:
-    """Have the kernel kill this process when the node ends; end now if it has already.
-
-    Celery asks the kernel too, but does not look whether its parent was gone
-    before: such a worker would stay for ever.
-    """
-    platforms.set_pdeathsig("SIGKILL")
-    if os.getppid() != node_pid:
-        os._exit(os.EX_UNAVAILABLE)
 
 
 class WorkerProcess(Worker):
@@ -89,11 +91,13 @@ class WorkerProcess(Worker):
         self.rows = rows
         self.pulse = pulse
         self.turn = Turn(len(rows))
+        self.has_threads = len(rows) > 1
         self._slots: Slots | None = None
         self._pipe = threading.Lock()
         self._keepers: dict[int, ResultBackend | None] = {}
         self._stores = stores
         self._shortcut: Shortcut
+        self._runner: Runner
         self._outq_fd = -1
         self._node_pid = os.getpid()
         self._warm = False
@@ -102,12 +106,22 @@ class WorkerProcess(Worker):
         super().__init__(*args, **kwargs)
 
     def after_fork(self) -> None:
-        """Initialise the process; the warm-up is the last receiver of its signal."""
+        """Initialize the process; the warm-up is the last receiver of its signal."""
         die_with(self._node_pid)
         self._outq_fd = self.outq._writer.fileno()  # noqa: SLF001  billiard's name
+        self.outq.put = self._write  # billiard's own messages: it is up, and it ends
+        lead(self.inq._reader.fileno(), self._outq_fd)  # noqa: SLF001  billiard's name
+        self.prepare()
+        self._begin()
+
+    def prepare(self) -> None:
+        """Make what runs operations."""
         pool = self.plan.pool
         self._shortcut = Shortcut(self.initargs[0])
+        self._runner = Runner(self.initargs[0], partial(self._reply, ERRED))
         self.events = [OperationEvents(self.initargs[0], pool, row) for row in self.rows]
+
+    def _begin(self) -> None:
         if not self.plan.settings.lazy:
             signals.worker_process_init.connect(
                 self._warm_up_first, weak=False, dispatch_uid="pooltasks.warm-up"
@@ -130,25 +144,30 @@ class WorkerProcess(Worker):
         if not self._warm_up():
             raise SystemExit(EX_WARM_UP_FAILED)
 
-    def _warm_up(self) -> bool:
-        """Run the pool's commands and tell the node; return whether all succeeded."""
-        with self.plan.permits.one(self.index):
+    def _warm_up(self, order: WarmUp | None = None) -> bool:
+        """Run the commands and tell the node; return whether all succeeded.
+
+        Args:
+            order: The commands to run; by default those of the pool's settings.
+        """
+        order = order or self.plan.settings.warmup
+        with self.plan.permits.one(self.index, order.strategy):
             self._reply(WARMING, (os.getpid(),))
             report: WorkerReport = run_commands(
-                self.initargs[0], self.plan.settings.warmup.commands
+                self.initargs[0], order.commands, order.command_timeout
             )
         if report.error is None:
             self._warm = True
-            # What the warm-up made stays: the collector need not look at it again.
+            # The warm-up's objects stay: the collector need not look at them again.
             gc.collect()
             gc.freeze()
-        self._reply(WARMED, (report,))
+        self._reply(WARMED, report.plain())
         return report.error is None
 
     def _on_rewarm_signal(self, *_: Any) -> None:
         # Only while waiting for work is nothing half-written in the pipe.
         if self._waiting:
-            self._warm_up()
+            self._warm_up(self.plan.orders.last())
         else:
             self._asked_again = True
 
@@ -160,7 +179,9 @@ class WorkerProcess(Worker):
             try:
                 if self._asked_again:
                     self._asked_again = False
-                    self._warm_up()
+                    self._warm_up(self.plan.orders.last())
+                if self._shortcut.is_open and not self._has_work_within(_IDLE_SECONDS):
+                    self._shortcut.close()
                 job = receive()
             finally:
                 self._waiting = False
@@ -172,10 +193,16 @@ class WorkerProcess(Worker):
 
         return receive_when_warm
 
+    def _has_work_within(self, seconds: float) -> bool:
+        """Wait for something to read; return whether it has come."""
+        poller = select.poll()
+        poller.register(self.inq._reader.fileno(), select.POLLIN)  # noqa: SLF001  billiard's name
+        return bool(poller.poll(seconds * 1000))
+
     def workloop(self, debug: Any = None, now: Any = None, pid: int | None = None) -> int:  # noqa: ARG002  billiard's arguments
         """Run what the node writes, until it writes no more; return the exit code."""
-        if len(self.rows) > 1:
-            self._slots = Slots(len(self.rows), self._operate)
+        if self.has_threads:
+            self._slots = Slots(len(self.rows), self._operate, too_late)
             return self._hand_out(self._slots)
         most, done = self.maxtasks or sys.maxsize, 0
         while done < most:
@@ -226,41 +253,87 @@ class WorkerProcess(Worker):
         number: int,
         job: int,
         accept_first: bool,
-        claim: Claim | None,
-        function: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
+        claim: tuple[str, str] | None,
+        kind: int,
+        wants_traceback: bool,
+        payload: bytes,
     ) -> BaseException | None:
-        """Run an operation and send the node its outcome.
+        """Run an operation and send the node its end.
 
         Returns:
-            What the operation raised to leave the process with; with several slots it stays.
+            The exception with which the operation leaves the process; with several slots it stays.
         """
         if accept_first:
             self._reply(ACK, (job, None, time.monotonic(), os.getpid(), None))
+        if kind == Kind.BATCH:
+            return self._operate_batch(slot, number, job, wants_traceback, payload)
+        begun = time.perf_counter()
+        arguments: tuple[Any, ...] = marshal.loads(payload)  # noqa: S302  our own node's
+        identifier: str = arguments[1]
         keeper = self._keeper(slot)
         if keeper is not None:
-            keeper.keep(args[1])
-        events = self.events[slot]
-        begun = time.perf_counter()
+            keeper.keep(identifier)
+        events = None if kind == Kind.FAILURE else self.events[slot]
         if self._slots is None:
-            outcome, leave = self._run(events, function, args, kwargs)
+            ended = self._runner.run(events, wants_traceback, arguments)
         else:
-            outcome, leave = self._slots.run(
-                slot, number, self._run, events, function, args, kwargs
+            ended = self._slots.run(
+                slot, number, self._runner.run, events, wants_traceback, arguments
             )
         seconds = time.perf_counter() - begun
         self.turn.end(slot)
-        raised = _raised(outcome)
-        events.finish(raised)  # now: no soft limit interrupts it any more
-        stored = None if keeper is None else keeper.release(args[1])
+        if events is not None:
+            events.finish(ended.raised)  # now: no soft limit interrupts it any more
+        stored = None if keeper is None else keeper.release(identifier)
         is_completed = False
-        if claim is not None and stored is not None and raised is None:
-            is_completed = self._shortcut.complete(claim, stored)
+        if claim is not None and stored is not None and ended.raised is None:
+            is_completed = self._shortcut.complete(Claim(*claim), stored)
+        result = None if stored is None or is_completed else tuple(stored)
+        self._reply(DONE, (number, ended.ending, result, seconds, is_completed))
+        self.turn.told(slot)
         if self._slots is not None:
             self._slots.give_back(slot)
-        self._reply_done(number, outcome, None if is_completed else stored, seconds, is_completed)
-        return leave
+        return ended.leave
+
+    def _operate_batch(
+        self, slot: int, number: int, job: int, wants_traceback: bool, payload: bytes
+    ) -> BaseException | None:
+        """Run a batch, and send the node the end of each of its calls, and its own."""
+        begun = time.perf_counter()
+        batch = BatchRun(self.initargs[0], payload, self.events[slot])
+        if self._slots is None:
+            try:
+                ended = batch.run()
+            except SoftTimeLimitExceeded as error:  # just before or after the function ran
+                ended = too_late(error)
+        else:
+            ended = self._slots.run(slot, number, batch.run)
+        self.turn.end(slot)  # no soft limit is for what follows
+        if ended.leave is not None:
+            batch.finish(ended.raised)
+        else:
+            ended = self._tell_of(batch, slot, job, wants_traceback) or ended
+        batch.forget()
+        seconds = time.perf_counter() - begun
+        self._reply(DONE, (number, ended.ending, None, seconds, False))
+        self.turn.told(slot)
+        if self._slots is not None:
+            self._slots.give_back(slot)
+        return ended.leave
+
+    def _tell_of(self, batch: BatchRun, slot: int, job: int, wants_traceback: bool) -> Run | None:
+        """Run each call with what was made of it; return the end of one that ends the process."""
+        keeper = self._keeper(slot)
+        for place, arguments in enumerate(batch.calls):
+            if keeper is not None:
+                keeper.keep(arguments[1])
+            ended = self._runner.run(batch, wants_traceback, arguments)
+            batch.finish(ended.raised)
+            stored = None if keeper is None else keeper.release(arguments[1])
+            self._reply(PART, (job, place, ended.ending, stored and tuple(stored)))
+            if ended.leave is not None:
+                return ended
+        return None
 
     def _keeper(self, slot: int) -> ResultBackend | None:
         """Return what keeps results for the node; Celery has a backend for each thread."""
@@ -270,41 +343,14 @@ class WorkerProcess(Worker):
             self._keepers[slot] = backend if keeps else None
         return self._keepers[slot]
 
-    @staticmethod
-    def _run(
-        events: OperationEvents, function: Callable[..., Any], args: Any, kwargs: Any
-    ) -> tuple[tuple[bool, Any], BaseException | None]:
-        """Return the outcome, and what the operation raised to leave the process with."""
-        try:
-            events.start(args[0], args[2])
-            return (True, function(*args, **kwargs)), None
-        except BaseException as error:  # a result, whatever it is, but for the end of this process
-            if terminate_handler_fired():
-                raise
-            leave = error if isinstance(error, SystemExit | KeyboardInterrupt) else None
-            return (False, ExceptionInfo()), leave
-
-    def _reply_done(self, number: int, outcome: tuple[bool, Any], *rest: Any) -> None:
-        try:
-            self._reply(DONE, (number, outcome, *rest))
-        except Exception as error:  # noqa: BLE001  pickle raises anything of anything
-            failure = MaybeEncodingError(error, outcome[1])
-            info = ExceptionInfo((MaybeEncodingError, failure, error.__traceback__))
-            self._reply(DONE, (number, (False, info), *rest))
-
     def _reply(self, kind: int, arguments: tuple[Any, ...]) -> None:
         """Send a message to the node, in one write."""
-        payload = pickle.dumps((kind, arguments), pickle.HIGHEST_PROTOCOL)
-        rest = memoryview(len(payload).to_bytes(4, "big") + payload)
         with self._pipe:
-            while rest:
-                rest = rest[os.write(self._outq_fd, rest) :]
+            self._write((kind, arguments))
 
-
-def _raised(outcome: tuple[bool, Any]) -> ExceptionInfo | None:
-    """Return what an operation raised, whether Celery's tracer caught it or not; None: nothing."""
-    was_traced, value = outcome
-    if not was_traced:
-        return value
-    has_failed, einfo_or_result, _seconds = value
-    return einfo_or_result if has_failed else None
+    def _write(self, message: tuple[int, tuple[Any, ...]]) -> None:
+        """Write a message, of plain data only: the node makes nothing else of it."""
+        payload = marshal.dumps(message)
+        rest = memoryview(len(payload).to_bytes(4, "big") + payload)
+        while rest:
+            rest = rest[os.write(self._outq_fd, rest) :]

@@ -6,9 +6,14 @@ import os
 import time
 from typing import Any
 
+from celery.utils.functional import maybe_list
 from celery.worker import state as worker_state
-from celery.worker.control import control_command, inspect_command
+from celery.worker.control import control_command, inspect_command, nok
+from celery.worker.control import revoke as celerys_revoke
 from celery.worker.request import Request
+from pydantic import ValidationError
+
+from pooltasks.pool_settings import WarmUp
 
 
 @inspect_command()
@@ -18,6 +23,8 @@ def pool_status(state: Any) -> dict[str, Any]:
     return {
         "pool": consumer.app.pooltasks.pool,
         "pid": os.getpid(),
+        "version": consumer.app.pooltasks.settings.version,
+        "retired": consumer.pool.is_retired,
         **_sizes(consumer),
         **_drain(consumer),
         "workers": [{**worker, **_doing(worker["pid"])} for worker in consumer.pool.workers()],
@@ -26,21 +33,26 @@ def pool_status(state: Any) -> dict[str, Any]:
 
 
 @control_command(
-    args=[("size", int), ("spares", int), ("token", int)], signature="SIZE [SPARES [TOKEN]]"
+    args=[("size", int), ("spares", int), ("token", int), ("overflow", int)],
+    signature="SIZE [SPARES [TOKEN [OVERFLOW]]]",
 )
 def pool_resize(
-    state: Any, size: int, spares: int | None = None, token: int | None = None
+    state: Any,
+    size: int,
+    spares: int | None = None,
+    token: int | None = None,
+    overflow: int | None = None,
 ) -> dict[str, Any]:
     """Set the exact size of the node; see :meth:`TaskPool.resize`.
 
     Returns:
-        What is true afterwards, as in ``pool_status``; ``refused`` says why
+        The state afterwards, as in ``pool_status``; ``refused`` says why
         nothing was changed, None if it was.
     """
     consumer = state.consumer
     refused = None
     try:
-        consumer.pool.resize(size, spares, token)
+        consumer.pool.resize(size, spares, token, overflow)
     except ValueError as error:
         refused = str(error)
     else:
@@ -56,13 +68,50 @@ def pool_drain(state: Any, undo: bool = False) -> dict[str, Any]:
         ``draining``, ``reserved`` and ``empty`` as in ``pool_status``.
     """
     state.consumer.pool.draining = not undo
+    if state.consumer.intake is not None:
+        state.consumer.intake.drain(undo=undo)
     return _drain(state.consumer)
 
 
-@control_command()
-def pool_warm(state: Any) -> dict[str, Any]:
-    """Warm every worker of the node up again; ``pool_warm_report`` tells how it went."""
-    return {"round": state.consumer.pool.warm_again()}
+@control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
+def revoke(
+    state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **options: Any
+) -> Any:
+    """Revoke task by task id (or list of ids)."""
+    answer = celerys_revoke(state, task_id, terminate, signal, **options)
+    intake = getattr(state.consumer, "intake", None)
+    if intake is not None:
+        # Operations that wait for their time at the server end as revoked now.
+        intake.hurry(maybe_list(task_id) or [])
+    return answer
+
+
+@control_command(args=[("strategy", str), ("commands", list)], signature="[STRATEGY [COMMANDS]]")
+def pool_warm(state: Any, strategy: str | None = None, commands: Any = None) -> dict[str, Any]:
+    """Warm every worker of the node up again; ``pool_warm_report`` tells how it went.
+
+    Args:
+        state: Of Celery's control commands.
+        strategy: By default the pool's.
+        commands: As in the settings; by default the pool's.
+
+    Returns:
+        ``round``: its number, and ``refused``: None. If nothing was done: None, and why.
+    """
+    app = state.consumer.app
+    settings = app.pooltasks.settings.pool_settings(app.pooltasks.pool).warmup
+    given = {"strategy": strategy, "commands": commands}
+    try:
+        order = WarmUp.model_validate(
+            {**dict(settings), **{name: its for name, its in given.items() if its is not None}}
+        )
+    except ValidationError as error:
+        said = error.errors(include_url=False)[0]
+        return {"round": None, "refused": f"{'.'.join(map(str, said['loc']))}: {said['msg']}"}
+    for command in order.commands:
+        if command.operation not in app.tasks:
+            return {"round": None, "refused": f"there is no operation {command.operation!r}"}
+    return {"round": state.consumer.pool.warm_again(order), "refused": None}
 
 
 @inspect_command(args=[("number", int)])
@@ -70,6 +119,16 @@ def pool_warm_report(state: Any, number: int) -> dict[str, Any]:
     """Return the merged report of a warm-up round and whether it is finished."""
     report: dict[str, Any] = state.consumer.pool.warm_up_report(number)
     return report
+
+
+@control_command(signature="")
+def pool_restart(_state: Any, **_arguments: Any) -> dict[str, Any]:
+    """Refuse Celery's command of this name: it would forget what the workers run."""
+    refusal: dict[str, Any] = nok(
+        "pool_restart: the workers of a pool cannot be restarted together. To load new code, "
+        "drain the node (pool drain) and start it again; to warm its workers up again: pool warm."
+    )
+    return refusal
 
 
 def _doing(pid: int) -> dict[str, Any]:
@@ -92,14 +151,14 @@ def _doing(pid: int) -> dict[str, Any]:
 
 
 def _sizes(consumer: Any) -> dict[str, Any]:
-    prefetch = consumer.task_consumer.channel.qos.prefetch_count
+    prefetch = consumer.qos.value
     return {**consumer.pool.sizes(), "prefetch": prefetch}
 
 
 def _drain(consumer: Any) -> dict[str, Any]:
-    # What waits for its time does not count: it goes back to the queue when the node stops.
+    # An operation that is not due does not count: it goes back to the queue when the node stops.
     reserved = len(worker_state.reserved_requests)
-    draining = consumer.pool.draining
+    draining = consumer.pool.draining or consumer.pool.is_retired
     return {"draining": draining, "reserved": reserved, "empty": draining and not reserved}
 
 
@@ -107,8 +166,8 @@ def _set_prefetch_count(consumer: Any) -> None:
     """Set the count to workers × multiplier, whatever it was before.
 
     Celery adds and subtracts, and is off for ever once one of its steps failed.
-    On top come the operations that wait for their time, for which Celery has
-    raised the count and will lower it again.
+    With kombu's own transport, the operations that wait for their time come on top:
+    Celery has raised the count for them and will lower it again.
     """
     count = consumer.initial_prefetch_count = consumer.max_prefetch_count
     waiting = sum(map(_waits_for_its_time, consumer.timer.schedule.queue))

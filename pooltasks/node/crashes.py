@@ -1,4 +1,4 @@
-"""What a worker died of, as far as its exit code and the kernel tell."""
+"""The cause of a worker's death, as far as its exit code and the kernel tell."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import signal
 from enum import StrEnum
 from pathlib import Path
 
+from pooltasks.node.kernel_files import read
+
 
 class Cause(StrEnum):
-    """What ended a worker that should have gone on."""
+    """The cause of the end of a worker that should have gone on."""
 
     SEGFAULT = "segfault"
     """SIGSEGV or SIGBUS: a defect in native code."""
@@ -34,7 +36,7 @@ _BY_SIGNAL: dict[int, Cause] = {
     signal.SIGKILL: Cause.KILLED,
 }
 
-_OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+_OOM_KILLS = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class Crashes:
@@ -68,7 +70,7 @@ class Crashes:
     def _oom_kills(self) -> int:
         for path in self._counters:
             try:
-                found = _OOM_KILLS.search(path.read_text())
+                found = _OOM_KILLS.search(read(path))
             except OSError:  # not every kernel and container has each of them
                 continue
             if found:

@@ -1,12 +1,10 @@
 """Dispatch: operations on their way from a node to its workers and back.
 
-Celery writes one operation at a time to a worker and hears from it twice: when
-it accepts the operation and when it is done. Here a worker gets several short
-operations in one write, so that it never waits for its node between two; how
-many follows from how long the operations of that name took lately. A worker
-says in shared memory which one it has begun (:mod:`pooltasks.node.turn`), and
-sends one message when it is done. When one takes longer than expected, what was
-written behind it is taken back and goes to other workers.
+A worker gets several short operations in one write, so that it never waits for its
+node between two; how many follows from how long operations of that name took lately.
+It says in shared memory which one it has begun (:mod:`pooltasks.node.turn`), and sends
+one message when it is done. When one takes longer than expected, the operations that
+wait behind it are taken back and go to other workers.
 """
 
 from __future__ import annotations
@@ -22,15 +20,18 @@ from typing import TYPE_CHECKING, Any
 from billiard.pool import RUN, TERMINATE
 from celery.concurrency.asynpool import AsynPool
 
-from pooltasks.node.jobs import Callbacks, Job, Lane
+from pooltasks.broker.results import StoredResult
+from pooltasks.node import recalling
+from pooltasks.node.jobs import Blame, Job, Lane
+from pooltasks.node.outcome import UNTOLD, Ending
 from pooltasks.node.replies import Replies
 from pooltasks.node.sharing import AHEAD, MOST, least_loaded, share_out
 from pooltasks.optimizer.overflow import LOOK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from pooltasks.broker.results import StoredResult
+    from pooltasks.node.jobs import Call, Owner
     from pooltasks.node.shortcut import Claims
 
 JOBS = 66
@@ -39,7 +40,7 @@ JOBS = 66
 _STUCK = 0.1
 """Seconds after which a worker with several slots should have begun what was written to it."""
 _FORGET = 0.97
-"""By how much a duration fades with each operation that was shorter."""
+"""Factor by which a duration fades with each operation that was shorter."""
 
 
 class DispatchPool(AsynPool):
@@ -50,9 +51,9 @@ class DispatchPool(AsynPool):
         *args: As billiard's.
         strategy: Which idle worker is next: ``lifo`` the one used last, whose
             caches are warm, ``fifo`` the one that has rested longest.
-        accepts_first: Says of a task, by name, whether it is acknowledged
+        accepts_first: Returns whether the task of this name is acknowledged
             before it runs.
-        claims: Says what a worker may complete itself.
+        claims: Says which operations a worker may complete itself.
         on_result: Takes the result that a worker made for the caller.
         slots: How many operations a worker runs at once.
         **kwargs: As billiard's.
@@ -71,14 +72,10 @@ class DispatchPool(AsynPool):
         slots: int,
         **kwargs: Any,
     ) -> None:
-        self._strategy = strategy
-        self._accepts_first = accepts_first
-        self._claims = claims
-        self._on_result = on_result
-        self.slots = slots
+        self._strategy, self.slots = strategy, slots
+        self._accepts_first, self._claims, self._on_result = accepts_first, claims, on_result
         self._hub: Any = None
-        self._uses = 0
-        self._looks = False
+        self._uses, self._looks = 0, False
         self._durations: dict[str, float] = {}
         self._recent = float("inf")
         super().__init__(processes, *args, **kwargs)
@@ -93,12 +90,12 @@ class DispatchPool(AsynPool):
 
     @property
     def jobs(self) -> dict[int, Job]:
-        """What has not ended, by its key."""
+        """The jobs that have not ended, by their keys."""
         cache: dict[int, Job] = self._cache
         return cache
 
     def depth(self) -> int:
-        """Return how many operations a slot may have at a time, as long as they stay as short."""
+        """Return how many operations a slot may have at a time, if they stay as short as now."""
         if self.slots > 1:
             return 1
         return max(1, min(MOST, int(2 * AHEAD / max(self._recent, 1e-9))))
@@ -108,40 +105,38 @@ class DispatchPool(AsynPool):
         return bool(self._state == RUN)
 
     def is_idle(self, process: Any) -> bool:
-        """Return whether nothing was written to a worker that is not done."""
+        """Return whether a worker is done with every operation that was written to it."""
         return not process.lane.jobs
 
     def _worker_active(self, worker: Any) -> bool:
         return not self.is_idle(worker)
 
-    def apply_async(  # noqa: PLR0917  billiard's arguments
+    def submit(
         self,
-        func: Any,
-        args: Sequence[Any] = (),
-        kwds: Any = None,
-        callback: Any = None,
-        error_callback: Any = None,
-        accept_callback: Any = None,
-        timeout_callback: Any = None,
-        waitforslot: Any = None,  # noqa: ARG002  only pools of threads wait
-        soft_timeout: float | None = None,
-        timeout: float | None = None,
-        lost_worker_timeout: Any = None,  # noqa: ARG002  a lost worker is known at once
-        callbacks_propagate: Any = (),
-        correlation_id: str | None = None,
+        call: Call,
+        owner: Owner,
+        *,
+        limits: tuple[float | None, float | None],
+        correlation_id: str | None,
     ) -> Job | None:
-        """Run ``func`` in a worker, as billiard's pool does."""
+        """Have a worker run ``call``.
+
+        Args:
+            call: The operation to run.
+            owner: Hears how it ends.
+            limits: Soft and hard time limit in seconds.
+            correlation_id: The operation's id.
+
+        Returns:
+            None if the pool takes nothing more.
+        """
         if self._state != RUN:
             return None
-        job = Job(
-            self,
-            (func, args, kwds or {}),
-            limits=(soft_timeout or self.soft_timeout, timeout or self.timeout),
-            correlation_id=correlation_id,
-            callbacks=Callbacks(callback, error_callback, accept_callback, timeout_callback),
-            propagate=callbacks_propagate,
-        )
-        self.outbound_buffer.append(job)
+        job = Job(self, call, owner, limits=limits, correlation_id=correlation_id)
+        if job.is_failure():
+            self.outbound_buffer.appendleft(job)  # somebody has waited for it already
+        else:
+            self.outbound_buffer.append(job)
         if len(self.outbound_buffer) == 1 and self._rests():
             self.on_poll_start()
         return job
@@ -159,7 +154,7 @@ class DispatchPool(AsynPool):
         self._look_later()
 
     def on_poll_start(self) -> None:
-        """Write what waits to the workers that have room; called at each turn of the loop."""
+        """Write waiting operations to workers that have room; called at each turn of the loop."""
         waiting = self.outbound_buffer
         if not waiting:
             return
@@ -190,7 +185,7 @@ class DispatchPool(AsynPool):
         self._send(batches.values())
 
     def _fill(self, open_to: Iterable[Any]) -> None:
-        """Write what waits to the slots that are free."""
+        """Write waiting operations to the free slots."""
         batches: dict[int, tuple[Any, list[Job]]] = {}
         fifo = self._strategy == "fifo"
         for process, job in share_out(self.outbound_buffer, open_to, self.slots, fifo=fifo):
@@ -212,24 +207,28 @@ class DispatchPool(AsynPool):
     def _frame(self, jobs: list[Job], is_alone: bool) -> bytes:
         operations = []
         for job in jobs:
-            accepts_first = self._accepts_first(job.name)
+            accepts_first = not job.is_failure() and self._accepts_first(job.name)
             claim = self._claims.of(job) if is_alone and not accepts_first else None
-            operations.append((job.number, job.key, accepts_first, claim, *job.call))
+            call = job.call
+            operations.append(
+                (
+                    *(job.number, job.key, accepts_first, claim and tuple(claim)),
+                    *(int(call.kind), call.wants_traceback, call.payload),
+                )
+            )
         payload = pickle.dumps((JOBS, operations), pickle.HIGHEST_PROTOCOL)
         return struct.pack("!i", len(payload)) + payload
 
     def _write(self, process: Any) -> None:
         lane, fd = process.lane, process.inqW_fd
         try:
-            while lane.unsent:
-                lane.unsent = lane.unsent[os.write(fd, lane.unsent) :]
+            lane.send(fd)
         except BlockingIOError:
             self._hub.add_writer(fd, self._write, process)
             return
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EBADF):
+            if error.errno not in (errno.EPIPE, errno.EBADF):  # its death ends the operation
                 raise
-            # The worker is gone; its death tells what becomes of its jobs.
         lane.unsent = None
         if fd in self._hub.writers:  # removing what is not there costs a failed call to the kernel
             self._hub.remove_writer(fd)
@@ -238,18 +237,18 @@ class DispatchPool(AsynPool):
         self,
         process: Any,
         number: int,
-        outcome: tuple[bool, Any],
-        stored: StoredResult | None,
+        ending: tuple[Any, ...],
+        stored: tuple[Any, ...] | None,
         seconds: float,
         is_completed: bool,
     ) -> None:
-        """Take what a worker sent of an operation that is done.
+        """Take a worker's report of an operation that is done.
 
         Args:
             process: The worker.
-            number: The operation's place in what was written to it.
-            outcome: Whether it returned, and the value or the error.
-            stored: What its caller is to get.
+            number: The operation's place among those that were written to the worker.
+            ending: How it ended.
+            stored: The result that its caller gets.
             seconds: How long it kept the worker busy.
             is_completed: Whether the worker has stored and acknowledged it.
         """
@@ -258,16 +257,19 @@ class DispatchPool(AsynPool):
         job = process.lane.take(number)
         if job is None or not job.is_wanted():
             return  # it was given up: ended by its time limit, or reserved anew
-        name = job.name
+        # How long it takes to tell of a failure says nothing about the operation.
+        name = "" if job.is_failure() else job.name
         self._durations[name] = max(seconds, self._durations.get(name, 0.0) * _FORGET)
         self._recent = max(seconds, min(self._recent, 2 * AHEAD) * _FORGET)
-        if stored is not None:
-            self._on_result(stored)
+        ended = Ending(*ending)
+        result = None if stored is None else StoredResult(*stored)
+        if result is not None and not job.owner.buries(ended):
+            self._on_result(result)
         if is_completed:
             self._claims.completed(job)
         job.accept(process.pid, time.monotonic() - seconds)
-        job.end(outcome)
-        self.on_job_ready(job.key, None, outcome, process.inqW_fd)
+        job.end(ended, result)
+        self.on_job_ready(job.key, None, None, process.inqW_fd)
 
     def on_skipped(self, process: Any, number: int) -> None:
         """Give an operation to another worker: this one had been told to leave it."""
@@ -289,7 +291,7 @@ class DispatchPool(AsynPool):
         return any(process.lane.jobs for process in self._pool)
 
     def on_look(self, now: float) -> None:
-        """Called at each look, after what waits too long was taken back."""
+        """Called at each look, after operations that wait too long were taken back."""
 
     def _look_later(self) -> None:
         if not self._looks and self.is_watched():
@@ -297,7 +299,7 @@ class DispatchPool(AsynPool):
             self._hub.call_later(LOOK, self._look)
 
     def _look(self) -> None:
-        """See how far the workers are: start the time limits, take back what waits too long."""
+        """Look at the workers: start time limits, take back operations that wait too long."""
         self._looks = False
         if self._state != RUN:
             return
@@ -323,7 +325,7 @@ class DispatchPool(AsynPool):
         if self.slots > 1 and (last <= number or now - lane.written_at < _STUCK):
             return
         if last > lane.turn.recalled():
-            lane.turn.recall(last)  # and at the next look, what it had not begun by then
+            lane.turn.recall(last)  # the next look takes back the operations not begun by then
             return
         for later in [other for other in lane.jobs if other > number]:
             job = lane.take(later)
@@ -331,7 +333,7 @@ class DispatchPool(AsynPool):
                 self._put_back(job)
 
     def process_flush_queues(self, proc: Any) -> None:
-        """Read what a worker that ended has sent, and note what it was running."""
+        """Read the last messages of a worker that ended, and note the operations it was running."""
         self._result_handler.drain(proc)
         self.accept_begun(proc)
 
@@ -344,16 +346,19 @@ class DispatchPool(AsynPool):
                 process._job_terminated = False  # noqa: SLF001  billiard's name
 
     def on_job_process_down(self, job: Job, pid_gone: int) -> None:
-        """Give away what a dead worker had not begun; of one not reaped yet that shows then."""
+        """Give away a job that a dead worker had not begun, once the worker is reaped."""
         if job._write_to not in self._pool:  # noqa: SLF001  billiard's name
             super().on_job_process_down(job, pid_gone)
 
     def on_job_process_lost(self, job: Job, pid: int, exitcode: int) -> None:
-        """End an operation whose worker is gone: as revoked, or as lost and what that says."""
+        """End an operation whose worker is gone: as revoked, or as lost."""
         if job.is_terminated():
             job.end_terminated(exitcode)
             return
-        job.lose()
+        if self._state == TERMINATE:
+            job.blame = Blame.INNOCENT  # its node ends, and its workers with it
+        else:
+            job.lose()
         super().on_job_process_lost(job, pid, exitcode)
 
     def on_inqueue_close(self, fd: int, proc: Any) -> None:
@@ -362,18 +367,28 @@ class DispatchPool(AsynPool):
             del self._fileno_to_inq[fd]
             self._all_inqueues.discard(fd)
 
+    def recall(self) -> None:
+        """Have no worker begin any more of the operations that were written to it."""
+        recalling.recall(self._pool)
+
     def flush(self) -> None:
-        """Forget what no worker has begun: the connection is lost, others will reserve it."""
-        if self._state == TERMINATE:
-            return
-        self.outbound_buffer.clear()
-        for process in self._pool:
-            process.lane.turn.recall(process.lane.written)
-            self.accept_begun(process)
-        for job in list(self._cache.values()):
-            if not job.accepted():
-                job.discard()
-        self.maintain_pool()
+        """Forget the operations that no worker has begun: other nodes run them."""
+        if self._state != TERMINATE:
+            self.recall()
+            recalling.forget_what_has_not_begun(self, self._pool)
+            self.maintain_pool()
+
+    def is_decided(self) -> bool:
+        """Return whether it is known of every operation whether a worker has begun it."""
+        return not recalling.undecided(self._pool)
+
+    def close(self) -> None:
+        """Take no more work; a failure that no worker can tell of any more is the node's."""
+        self.on_poll_start()
+        super().close()
+        for job in [job for job in self.outbound_buffer if job.is_failure()]:
+            self.outbound_buffer.remove(job)
+            job.end(UNTOLD, None)
 
     @staticmethod
     def _stop_task_handler(task_handler: Any) -> None:
@@ -381,8 +396,5 @@ class DispatchPool(AsynPool):
         for process in task_handler.pool:
             with suppress(OSError):  # the worker is gone
                 os.set_blocking(process.inqW_fd, True)
-                while process.lane.unsent:
-                    process.lane.unsent = process.lane.unsent[
-                        os.write(process.inqW_fd, process.lane.unsent) :
-                    ]
+                process.lane.send(process.inqW_fd)
                 process.inq.put(None)

@@ -13,25 +13,23 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import Ignore, Reject, Retry
-
 from pooltasks import telemetry
-from pooltasks.errors import categorize
+from pooltasks.ages import taken, waited
+from pooltasks.errors import Category, categorize
 from pooltasks.node.notes import ended
-from pooltasks.task import Operation, clocked, taken, waited
+from pooltasks.node.outcome import outcome_of
+from pooltasks.task import Operation, clocked
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from billiard.einfo import ExceptionInfo
-
     from pooltasks.app import PoolApp
     from pooltasks.node.row import Row
 
 # To look up a member takes ten times as long.
-_SUCCESS, _RETRY = Outcome.SUCCESS, Outcome.RETRY
+_SUCCESS, _RETRY, _FAILURE = Outcome.SUCCESS, Outcome.RETRY, Outcome.FAILURE
+_CLIENT_ERROR = Outcome.CLIENT_ERROR
 _SUCCEEDED = ended(Outcome.SUCCESS)
 _AT_START = ("worker.checkout", "operation.start")
 _AT_END = ("operation.stop", "operation.exception", "error", "worker.checkin")
@@ -55,19 +53,24 @@ class OperationEvents:
         self._operation = ""
         self._request: dict[str, Any] = {}
         self._wait: float | None = None
+        self._has_run = False
 
-    def start(self, operation: str, request: dict[str, Any]) -> None:
+    def start(self, operation: str, request: dict[str, Any], since: float | None = None) -> None:
         """Note that an operation starts: ``worker.checkout``, ``operation.start``.
 
         Args:
             operation: Its name.
-            request: What its message says, as Celery's tracer gets it.
+            request: The fields of its message, as Celery's tracer gets them.
+            since: When the batch began that has run it already, in monotonic seconds.
         """
         self._operation, self._request, self._wait = operation, request, None
-        clocked.run = None
+        self._has_run = since is not None
+        clocked.run, clocked.blames_caller = None, False
         now = time.monotonic()
-        # What comes back from a dead worker or node had its wait before.
-        wait = None if _redelivered(request) else waited(request, self._server_time(now))
+        # An operation that comes back from a dead worker or node had its wait before.
+        wait = None
+        if not _redelivered(request):
+            wait = waited(request, self._server_time(now if since is None else since))
         self._row.start(operation, wait, now)
         self._wait = wait  # of an operation that has begun
         if telemetry.has_listener(_AT_START):
@@ -76,23 +79,26 @@ class OperationEvents:
             telemetry.execute("worker.checkout", measurements, metadata)
             telemetry.execute("operation.start", measurements, metadata)
 
-    def finish(self, einfo: ExceptionInfo | None) -> None:
+    def finish(self, raised: BaseException | None) -> None:
         """Note that it ended: ``operation.stop`` or ``.exception``, ``error``, ``worker.checkin``.
 
         Args:
-            einfo: What Celery says that it raised, None if it returned.
+            raised: The error that it raised, None if it returned.
         """
         now = time.monotonic()
         request, run = self._request, clocked.run
         outcome, error, category, end = _SUCCESS, None, None, _SUCCEEDED
-        if einfo is not None:
-            outcome, error = _outcome(einfo)
+        if raised is not None:
+            outcome, error = outcome_of(raised)
             category = None if error is None else categorize(error)
+            if clocked.blames_caller:
+                category = Category.CLIENT
+                outcome = _CLIENT_ERROR if outcome is _FAILURE else outcome
             end = ended(outcome, category)
         busy = now - self._row.started
         if outcome is _RETRY:
             latency = None  # what is run again has no result yet
-        elif self._wait is None or "submitted_at" in request:
+        elif self._wait is None or self._has_run or "submitted_at" in request:
             latency = taken(request, self._server_time(now))
         else:
             latency = self._wait + busy
@@ -129,18 +135,3 @@ class OperationEvents:
 def _redelivered(request: Mapping[str, Any]) -> bool:
     delivery = request.get("delivery_info")
     return bool(delivery and delivery.get("redelivered"))
-
-
-def _outcome(einfo: ExceptionInfo) -> tuple[Outcome, BaseException | None]:
-    """Return the outcome and, of a failure or retry, the error."""
-    error = einfo.exception
-    if isinstance(error, ExceptionWithTraceback):
-        error = error.exc
-    if isinstance(error, Reject):
-        return Outcome.REJECTED, None
-    if isinstance(error, Retry):
-        # An operation may ask for a retry without an error.
-        return Outcome.RETRY, error.exc if isinstance(error.exc, BaseException) else error
-    if isinstance(error, Ignore):
-        return Outcome.IGNORED, None
-    return Outcome.FAILURE, error

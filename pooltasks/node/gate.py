@@ -8,11 +8,33 @@ from typing import Any
 from celery import bootsteps
 from celery.worker.consumer.tasks import Tasks
 
-from pooltasks.broker.reserved import QoS
+_NO_LIMIT = 1000
+"""Messages that a node holds at the most where Celery's settings have no limit."""
+
+
+def allowed(pool: Any, multiplier: int, prefetch_count: int) -> int:
+    """Return how many messages a node may hold for the workers that are warm.
+
+    Args:
+        pool: The node's.
+        multiplier: Messages for each worker; 0: no limit.
+        prefetch_count: For all workers, if they were warm; 0: no limit.
+    """
+    if pool.draining:
+        return 0
+    warm, cold = pool.warm_and_cold()
+    if not warm:
+        return 0
+    if not prefetch_count:
+        return _NO_LIMIT
+    widened: int = prefetch_count + (pool.overflow - cold) * multiplier
+    return max(1, widened)
 
 
 class Gate(bootsteps.StartStopStep):
-    """Closes the consumer while no worker is warm, and narrows it while some are cold.
+    """Closes the consumer of kombu's own transport while no worker is warm.
+
+    While some are cold it narrows it.
 
     The prefetch count is of the size. Temporary workers widen the gate while they serve.
 
@@ -38,18 +60,12 @@ class Gate(bootsteps.StartStopStep):
         multiplier = consumer.prefetch_multiplier * pool.slots
         channel = consumer.task_consumer.channel
         qos = channel.qos
-        if isinstance(qos, QoS):
-            qos.gate = lambda count: _allowed(pool, multiplier, count) * pool.depth()
-            # Results outlive the connection over which their operations came.
-            channel.completion.results = pool.results
-            pool.claims.channel = channel
-            channel.last_chance = pool.max_deliveries - 1
-            return
         deliver = channel.handlers["BRPOP"]
 
         def is_open() -> bool:
             reserved: int = len(qos._delivered) - len(qos._dirty)  # noqa: SLF001  kombu's names
-            return reserved < _allowed(pool, multiplier, qos.prefetch_count)
+            most = allowed(pool, multiplier, qos.prefetch_count)
+            return most > 0 and reserved < most + pool.gatherer.room()
 
         def can_consume(_: Any) -> bool:
             # While an answer is owed, kombu asks for no further message.
@@ -60,20 +76,6 @@ class Gate(bootsteps.StartStopStep):
 
         qos.can_consume = MethodType(can_consume, qos)
         channel.handlers["BRPOP"] = receive
-
-
-def _allowed(pool: Any, multiplier: int, prefetch_count: int) -> int:
-    """Return how many messages a node may hold for the workers that are warm.
-
-    Args:
-        pool: The node's.
-        multiplier: Messages for each worker.
-        prefetch_count: For all workers, if they were warm.
-    """
-    if pool.draining:
-        return 0
-    warm, cold = pool.warm_and_cold()
-    return max(1, prefetch_count + (pool.overflow - cold) * multiplier) if warm else 0
 
 
 def _put_back(channel: Any) -> None:

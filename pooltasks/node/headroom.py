@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pooltasks.node.kernel_files import read
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -42,11 +44,13 @@ class Headroom:
 
     def __init__(self, slots: int = 1, root: Path = Path("/")) -> None:
         self._slots = slots
-        self._proc = root / "proc"
-        self._group = _control_group(root)
+        self._proc = str(root / "proc")
+        self._group = control_group(root)
         self._cores = _cores(self._group)
         self._seen: dict[int, int] = {}
         self._wanted = self._busy = 0.0
+        self._present: frozenset[int] = frozenset()
+        self._own: float | None = None
 
     def room(self, workers: Collection[int], busy: float) -> int | None:
         """Return the most workers that the host has room for; None if it does not say.
@@ -55,57 +59,68 @@ class Headroom:
             workers: Process ids of the warm ones.
             busy: Seconds in which slots had operations since the last call.
         """
-        bounds = (self._by_processors(workers, busy), self._by_memory(workers))
+        present = frozenset(workers)
+        # Workers without operations neither run nor grow: an idle node reads nothing of them.
+        if busy or present != self._present:
+            self._present = present
+            self._note_processors(workers, busy)
+            self._note_memory(workers)
+        bounds = (self._by_processors(), self._by_memory(len(workers)))
         return min((bound for bound in bounds if bound is not None), default=None)
 
-    def _by_processors(self, workers: Collection[int], busy: float) -> int | None:
+    def _note_processors(self, workers: Collection[int], busy: float) -> None:
         before, self._seen = self._seen, {}
         wanted = 0
         for worker in workers:
             with suppress(OSError):  # it has ended, or this kernel keeps no such account
-                ran, waited, _ = (self._proc / str(worker) / "schedstat").read_text().split()
+                ran, waited, _ = read(f"{self._proc}/{worker}/schedstat").split()
                 self._seen[worker] = int(ran) + int(waited)
-                # What it did up to its first reading was its warm-up.
+                # A worker's time up to its first reading was its warm-up.
                 wanted += self._seen[worker] - before.get(worker, self._seen[worker])
         fading = math.exp(-busy / _MEMORY)
         self._wanted = self._wanted * fading + wanted / 1e9
         self._busy = self._busy * fading + busy
+
+    def _by_processors(self) -> int | None:
         if self._busy < _ENOUGH or not self._wanted:
             return None
         share = min(1.0, self._slots * self._wanted / self._busy)
         return max(1, math.floor(self._cores / share + _ROUNDING))
 
-    def _by_memory(self, workers: Collection[int]) -> int | None:
-        available = self._available()
+    def _note_memory(self, workers: Collection[int]) -> None:
         own = [own for worker in workers if (own := self._own_memory(worker))]
-        if available is None or not own:
+        self._own = sum(own) / len(own) if own else None
+
+    def _by_memory(self, workers: int) -> int | None:
+        available = self._available()
+        if available is None or self._own is None:
             return None
-        return len(workers) + max(0, int(available / (sum(own) / len(own))))
+        return workers + max(0, int(available / self._own))
 
     def _own_memory(self, worker: int) -> int:
         """Return the bytes of a worker that are no file's; some it may share with the node."""
         try:
-            _, resident, shared, *_ = (self._proc / str(worker) / "statm").read_text().split()
+            _, resident, shared, *_ = read(f"{self._proc}/{worker}/statm").split()
         except OSError:  # it has ended
             return 0
         return (int(resident) - int(shared)) * _PAGE
 
     def _available(self) -> int | None:
         """Return the bytes that may still be used, the reserve left out."""
-        host = _numbers(self._proc / "meminfo")
+        host = _numbers(f"{self._proc}/meminfo")
         try:
-            available = (host["MemAvailable:"] - _RESERVE * host["MemTotal:"]) * 1024
+            available = (host[b"MemAvailable:"] - _RESERVE * host[b"MemTotal:"]) * 1024
         except KeyError:
             return None
-        limit = _number(self._group / "memory.max")
-        used = _number(self._group / "memory.current")
+        limit = number_in(f"{self._group}/memory.max")
+        used = None if limit is None else number_in(f"{self._group}/memory.current")
         if limit is not None and used is not None:
-            cached = _numbers(self._group / "memory.stat").get("inactive_file", 0)
+            cached = _numbers(f"{self._group}/memory.stat").get(b"inactive_file", 0)
             available = min(available, (1 - _RESERVE) * limit - used + cached)
         return int(available)
 
 
-def _control_group(root: Path) -> Path:
+def control_group(root: Path) -> Path:
     """Return the folder of this process's control group (version 2), or one that says nothing."""
     mounted = root / "sys" / "fs" / "cgroup"
     with suppress(OSError):
@@ -125,17 +140,18 @@ def _cores(group: Path) -> float:
     return cores
 
 
-def _number(path: Path) -> int | None:
+def number_in(path: str) -> int | None:
+    """Return the number in a file of the kernel; None if it says that there is no limit."""
     try:
-        return int(path.read_text())
+        return int(read(path))
     except (OSError, ValueError):  # no such group, or "max": no limit
         return None
 
 
-def _numbers(path: Path) -> dict[str, int]:
+def _numbers(path: str) -> dict[bytes, int]:
     """Return the lines of a file as name and number."""
     try:
-        lines = path.read_text().splitlines()
+        lines = read(path).splitlines()
     except OSError:
         return {}
     return {parts[0]: int(parts[1]) for line in lines if len(parts := line.split()) > 1}

@@ -1,11 +1,11 @@
-"""Health: what is wrong with a worker, and for how long.
+"""Health: the problems of a worker, and for how long it has had them.
 
-A worker that is busy with a long operation looks much like one that hangs. It
-is told apart by two things, of which one is enough to be taken for responsive:
-its pulse, which beats as long as any thread gets the interpreter, and its
-processor time: code in C that keeps the interpreter for long computes. What
-does neither waits inside C code with the interpreter locked; nothing in that
-process can go on, not even the handler of a time limit.
+A worker that is busy with a long operation looks much like one that hangs. A worker
+counts as responsive if it shows one of two signs: its pulse, which beats as long
+as any thread gets the interpreter, or its processor time, which grows while C code
+that keeps the interpreter computes. A worker with neither waits inside C code with
+the interpreter locked; nothing in that process can go on, not even the handler of
+a time limit.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _COMPUTES = 0.05
-"""Share of the time since the last check that is worth calling computing. A
+"""Share of the time since the last check from which a worker counts as computing. A
 thread that waits for the interpreter uses less than a hundredth by asking for it."""
 _GRACE = 5.0
-"""Seconds after its hard limit at which an operation should long have been ended."""
+"""Seconds after its hard limit at which an operation counts as overdue."""
 
 
 class Problem(StrEnum):
-    """What can be wrong with a worker."""
+    """A problem of a worker."""
 
     UNRESPONSIVE = "unresponsive"
     """Neither its pulse nor its processor time has moved."""
@@ -39,7 +39,7 @@ class Problem(StrEnum):
 
 @dataclass(frozen=True)
 class Vitals:
-    """What can be seen of a worker at one moment.
+    """The measurements of a worker at one moment.
 
     Attributes:
         beats: Of its pulse.
@@ -63,8 +63,8 @@ class Check:
 
     Attributes:
         at: When, in monotonic seconds.
-        vitals: What was seen.
-        problems: What is wrong, and how many checks in a row have found it.
+        vitals: The measurements.
+        problems: The problems, and how many checks in a row have found each.
     """
 
     at: float
@@ -88,11 +88,11 @@ class Check:
 def check(
     before: Check | None, vitals: Vitals, at: float, *, interval: float, memory_limit: float | None
 ) -> Check:
-    """Judge a worker by what is seen now and what was seen at the last check.
+    """Judge a worker by its vitals now and at the last check.
 
     Args:
         before: The last check of this worker; None at its first.
-        vitals: What is seen now.
+        vitals: The measurements of now.
         at: Now, in monotonic seconds.
         interval: Seconds between two checks, as they should be.
         memory_limit: In bytes; None for no limit.

@@ -1,4 +1,4 @@
-"""Logs as JSON: an object a line, that says which pool, node, worker and operation it is about."""
+"""Logs as JSON: one object a line, with the pool, node, worker and operation that it is about."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class JsonFormatter(logging.Formatter):
 
     Always there: ``time`` (UTC, ISO 8601), ``level``, ``logger``, ``message``,
     ``pool``, ``node``. Where it applies: ``worker`` (process id), ``operation``
-    (its name) and ``id``, ``exception`` and ``stack`` (text), and whatever the
-    record was given as ``extra``, such as the trace of OpenTelemetry.
+    (its name) and ``id``, ``exception`` and ``stack`` (text), and the fields that
+    the record was given as ``extra``, such as the trace of OpenTelemetry.
 
     Args:
         pool: The pool that this process serves.

@@ -1,6 +1,6 @@
-"""Notes: what a worker writes of an operation, and what that changes in its tables.
+"""Notes: a worker's record of an operation, and the changes that it makes in its tables.
 
-A table holds what was counted of one operation, in 64-bit words that only ever
+A table holds the counts of one operation, in 64-bit words that only ever
 grow: busy ns, sums of wait, run and latency in ns, times by outcome, errors by
 category, buckets of wait, run and latency. A place is the number of a word.
 """
@@ -65,7 +65,7 @@ _CHUNK, _LINE = 64 * 8, 16 * 8
 
 
 def amounts(notes: bytes) -> dict[int, int]:
-    """Return by how much notes, whose operations have ended, change which words of a row."""
+    """Return the change of each word of a row by notes of operations that have ended."""
     sums: dict[int, int] = {}
     if not notes:
         return sums
@@ -94,12 +94,12 @@ def set_durations(sums: dict[int, int], total: int, first: int, durations: Seque
     durations = _capped(durations)
     for bucket, times in Counter(buckets_of(durations)).items():
         sums[first + bucket] = times
-    # The same durations in the same order are the same sum, whoever adds them up.
+    # The same durations in the same order make the same sum, in the worker and in the node.
     sums[total] = round(sum(durations) * 1e9)
 
 
 def _capped(durations: Sequence[float]) -> Sequence[float]:
-    """Return durations of which none is longer than what a histogram holds."""
+    """Return the durations, cut to the longest that a histogram holds."""
     if max(durations, default=0.0) <= HIGHEST:
         return durations
     return [min(seconds, HIGHEST) for seconds in durations]
@@ -129,7 +129,7 @@ def _ends(ends: Iterable[int]) -> Iterator[tuple[int, int, int, int]]:
 def count(
     notes: bytes, *, is_running: bool, known_waits: int, counts_of: Callable[[int], Counts]
 ) -> float:
-    """Add what notes say to the counts of their operations.
+    """Add notes to the counts of their operations.
 
     Args:
         notes: All but the last have ended.
@@ -152,8 +152,8 @@ def count(
     if is_running:
         if waits[-1] >= 0:
             targets[tables[-1]][0].wait.add(waits[-1])
-        tables = tables[:-1]  # which ends all that goes along them, here and below
-    # One loop, with what it needs in local names: it is a good part of what a node does.
+        tables = tables[:-1]  # the columns beside it end with it, here and below
+    # One loop with local names: it is a good part of a node's work.
     for table, its_busy, wait, wait_bucket, run, run_bucket, latency, latency_bucket in zip(
         tables,
         busy,
@@ -210,7 +210,7 @@ def add_all(sums: dict[int, int], more: Mapping[int, int], sign: int = 1) -> Non
 
 
 def add_difference(changes: dict[int, int], first: int, table: bytes, before: bytes) -> None:
-    """Add by how much two copies of the table at word ``first`` of a row differ."""
+    """Add the difference of two copies of the table at word ``first`` of a row."""
     if table == before:
         return
     now, then = memoryview(table).cast("q"), memoryview(before).cast("q")

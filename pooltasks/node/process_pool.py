@@ -7,7 +7,6 @@ import signal
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +16,30 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.log import get_logger
 
 from pooltasks import telemetry
-from pooltasks.errors import Category, WarmUpError
+from pooltasks.errors import Category
 from pooltasks.node.backoff import StartBackoff
+from pooltasks.node.batches import take_part
 from pooltasks.node.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING, WorkerProcess
 from pooltasks.node.crashes import Cause, Crashes
+from pooltasks.node.descendants import end_descendants
+from pooltasks.node.error_reports import ERRED, ErrorReport
 from pooltasks.node.pulse import Pulse
+from pooltasks.node.replies import PART
+from pooltasks.node.rounds import WarmUpRound, tell_of_start
 from pooltasks.node.sized_pool import SizedPool
+from pooltasks.node.warm_up_events import tell_of_warm_up
 from pooltasks.node.warmup import WorkerReport, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from pooltasks.node.scoreboard import Scoreboard
     from pooltasks.node.warmup import Plan
+    from pooltasks.pool_settings import WarmUp
 
 logger = get_logger(__name__)
 
 _REAP_AGAIN = 0.002
-
-
-@dataclass
-class WarmUpRound:
-    """The last warm-up that was asked for on demand."""
-
-    number: int = 0
-    waiting: set[int] = field(default_factory=set)
-    reports: list[WorkerReport] = field(default_factory=list)
 
 
 class TimeLimits(TimeoutHandler):
@@ -62,6 +59,7 @@ class TimeLimits(TimeoutHandler):
             job.ended_its_worker = True
             # Before it is killed: it may end the operation meanwhile.
             process.timed_out.add(process.lane.turn.slot_of(job.number))
+            process.lane.is_closing = True  # else a free slot would tell of it, and die
         super().on_hard_timeout(job)
 
 
@@ -74,6 +72,7 @@ class WarmPool(SizedPool):
         plan: How they warm up.
         scoreboard: Where they tell what they do.
         stores: Whether the workers store results themselves.
+        on_error: Takes what workers tell of errors of operations.
         **kwargs: As :class:`SizedPool`'s.
     """
 
@@ -86,6 +85,7 @@ class WarmPool(SizedPool):
         plan: Plan,
         scoreboard: Scoreboard,
         stores: bool,
+        on_error: Callable[[ErrorReport], None],
         **kwargs: Any,
     ) -> None:
         self.plan = plan
@@ -97,14 +97,21 @@ class WarmPool(SizedPool):
         self._pulses: dict[int, Pulse] = {}
         self.warming: set[int] = set()
         self.reports: dict[int, WorkerReport] = {}
+        self.failed_report: WorkerReport | None = None
+        """The report of the last warm-up that failed; None once another has succeeded since. Its
+        worker is gone, and the report of the worker with it."""
         self.round = WarmUpRound()
         self.backoff = StartBackoff()
         self._first_fork_at = time.monotonic()
         self._announced = plan.settings.lazy
+        self._failed_starts = 0
+        """Workers that ended before they were warm, until all are warm for the first time."""
         super().__init__(processes, *args, **kwargs)
         handlers = self._result_handler.state_handlers
         handlers[WARMING] = self.on_warming
-        handlers[WARMED] = self.on_warmed
+        handlers[WARMED] = lambda *plain: self.on_warmed(WorkerReport.of(*plain))
+        handlers[PART] = partial(take_part, self, self._on_result)
+        handlers[ERRED] = lambda *plain: on_error(ErrorReport.of(*plain))
 
     def _create_worker_process(self, i: int) -> Any:
         rows = [self.scoreboard.row(i, slot) for slot in range(self.slots)]
@@ -122,6 +129,18 @@ class WarmPool(SizedPool):
     def age(self, pid: int) -> float:
         """Return the seconds since a worker was forked."""
         return time.monotonic() - self._forked_at[pid]
+
+    def _track_child_process(self, proc: Any, hub: Any) -> None:
+        """Have the loop notice a worker's end, whatever processes it has started.
+
+        Celery waits for the end of a pipe that the worker keeps open; a process
+        that the worker has started may keep it open for ever.
+        """
+        if not hasattr(proc, "_sentinel_poll"):
+            # Not on every system; or the worker was reaped already. Then the pipe tells.
+            with suppress(AttributeError, OSError):
+                proc._sentinel_poll = os.pidfd_open(proc.pid)  # noqa: SLF001  Celery's name
+        super()._track_child_process(proc, hub)
 
     def _event_process_exit(self, hub: Any, proc: Any, again: float = _REAP_AGAIN) -> None:
         """Reap a worker whose sentinel says that it ends.
@@ -154,28 +173,12 @@ class WarmPool(SizedPool):
     def on_warmed(self, report: WorkerReport) -> None:
         """Keep a worker's report; say what failed."""
         self.reports[report.pid] = report
+        self.failed_report = report if report.error else None
         self.warming.discard(report.pid)
-        if report.pid in self.round.waiting:
-            self.round.waiting.discard(report.pid)
-            self.round.reports.append(report)
-        telemetry.execute(
-            "warmup",
-            {
-                "duration": report.finished_at - report.started_at,
-                "commands": len(report.commands),
-            },
-            {"pool": self.plan.pool, "worker": report.pid, "error": report.error},
-        )
-        if report.error:
-            operation = report.commands[-1].operation
-            self._emit_error(Category.INITIALIZATION, operation, WarmUpError(report.error))
-            logger.error(
-                "pool %s: the warm-up of worker %s failed in %s:\n%s",
-                self.plan.pool,
-                report.pid,
-                operation,
-                report.error,
-            )
+        has_ended = self.round.hear(report)
+        tell_of_warm_up(self.plan.pool, report)
+        if has_ended:
+            self.round.tell(self.plan)
 
     def _emit_error(
         self, category: Category, operation: str | None, exception: BaseException
@@ -201,24 +204,27 @@ class WarmPool(SizedPool):
         if not self._announced and len(self.warm) == self.size + self.spares:
             self._announced = True
             merged = summary(self.reports.values())
+            seconds = now - self._first_fork_at
             logger.info(
                 "pool %s: %s of %s workers are warm after %.3f s (%s)",
                 self.plan.pool,
                 merged["succeeded"],
                 self.size + self.spares,
-                now - self._first_fork_at,
+                seconds,
                 self.plan.settings.warmup.strategy,
             )
+            tell_of_start(self.plan, seconds, len(self.warm), self._failed_starts)
 
     def on_serving(self, process: Any) -> None:
         """Count a worker's time from now; say so if it stands in for one that died."""
         self.scoreboard.serves(process.index)
         if self._deaths:
             died_at, exitcode, cause = self._deaths.popleft()
-            self.scoreboard.recovered()
+            duration = time.monotonic() - died_at
+            self.scoreboard.recovered(duration)
             telemetry.execute(
                 "recovery",
-                {"duration": time.monotonic() - died_at},
+                {"duration": duration},
                 {
                     "pool": self.plan.pool,
                     "worker": process.pid,
@@ -239,10 +245,12 @@ class WarmPool(SizedPool):
             failed = not ended and (pid not in self.warm or process.exitcode == EX_WARM_UP_FAILED)
             self.warming.discard(pid)
             self.reports.pop(pid, None)
-            self.round.waiting.discard(pid)
+            if self.round.miss(pid) and not shutdown:
+                self.round.tell(self.plan)
             served = pid in self.serving and not failed
             self._on_worker_end(process, shutdown=shutdown, served=served)
             if failed and not shutdown:
+                self._failed_starts += not self._announced
                 pause = self.backoff.failed(time.monotonic())
                 logger.error(
                     "pool %s: worker %s ended before it was warm; the next starts in %.1f s",
@@ -260,6 +268,7 @@ class WarmPool(SizedPool):
         """Tell the scoreboard and the telemetry of a worker that is gone."""
         now = time.monotonic()
         pid, exitcode = process.pid, process.exitcode
+        end_descendants(pid)
         timed_out = process.timed_out
         expected = (
             shutdown
@@ -333,9 +342,10 @@ class WarmPool(SizedPool):
                     # SIGKILL: right after its fork a worker still ignores SIGTERM.
                     os.kill(process.pid, signal.SIGKILL)
 
-    def warm_again(self) -> int:
-        """Ask every warm worker to warm up again; return the number of the round."""
-        self.round = WarmUpRound(self.round.number + 1, set(self.warm))
+    def warm_again(self, order: WarmUp) -> int:
+        """Ask every warm worker to run ``order``; return the number of the round."""
+        self.plan.orders.give(order)
+        self.round = WarmUpRound.of(self.round.number + 1, self.warm, order.strategy)
         for pid in self.round.waiting:
             os.kill(pid, REWARM_SIGNAL)
         return self.round.number

@@ -1,4 +1,4 @@
-"""Pulse: by it a node knows that a worker's interpreter is alive, whatever its operation does."""
+"""Pulse: the sign that a worker's interpreter is alive, whatever its operation does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resizing: who of a node's workers serves, who rests, who ends and how many are forked.
+"""Resizing: which of a node's workers serve, rest and end, and how many are forked.
 
 A pure decision: the pool asks for it whenever a worker becomes warm, ends or
 finishes, and when somebody sets another size. A worker that rests is warm and
@@ -36,7 +36,7 @@ class Staff:
 
 @dataclass(frozen=True)
 class Moves:
-    """What to do, in this order."""
+    """The steps of a change of size, in this order."""
 
     release: list[int] = field(default_factory=list)
     """Resting workers that serve from now on."""
@@ -45,19 +45,19 @@ class Moves:
     end: list[int] = field(default_factory=list)
     """Workers without an operation that end."""
     fork: int = 0
-    """How many are missing."""
+    """How many workers are missing."""
 
 
 def moves(staff: Staff, size: int, spares: int) -> Moves:
-    """Return what brings ``staff`` nearer to ``size`` serving workers and ``spares`` resting ones.
+    """Return moves that bring ``staff`` nearer to ``size`` serving and ``spares`` resting workers.
 
-    What serves comes first: a spare takes over before anything is forked. The
-    youngest go first: the cold ones, which nobody misses, then those that rest.
-    Outgoing workers count for nothing but what they do until the others are
-    enough without them, all of them warm.
+    Serving comes first: a spare takes over before a worker is forked. The youngest
+    workers go first: the cold ones, which nobody misses, then those that rest.
+    Outgoing workers do not count towards either number. They go on until there are
+    enough others that are warm.
     """
     outgoing = staff.outgoing
-    # False before True: those that stay take over first, and go last.
+    # False before True: workers that stay take over first, and go last.
     resting = sorted(staff.resting, key=outgoing.__contains__)
     lacking = max(0, size - len(staff.serving))
     release, resting = resting[:lacking], resting[lacking:]
@@ -77,7 +77,7 @@ def moves(staff: Staff, size: int, spares: int) -> Moves:
         resting = [worker for worker in resting if worker not in coming]
     resting += reversed(rest)
     excess = max(0, len(staying) - size - spares)
-    # One that rests may still finish what it was given before.
+    # A resting worker may still finish an operation that it got before.
     endable = [worker for worker in reversed(resting) if worker not in staff.busy]
     end = [*reversed(staff.cold), *(worker for worker in endable if worker not in outgoing)]
     end = end[:excess]

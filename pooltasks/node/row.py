@@ -1,8 +1,8 @@
 """Row: memory in which one worker tells its node what it does.
 
 A worker writes its row without a lock and without I/O; the node reads all rows
-once a second. What an operation did is first a *note*, which costs two stores of
-a few words: one when it starts, one when it ends. When all notes are taken, the
+once a second. An operation is first a *note*, which costs two stores of a few
+words: one when it starts, one when it ends. When all notes are taken, the
 worker adds them up in its *tables*, where they need no room of their own.
 
 A row is made of 64-bit words, so that each store is whole. A note counts once
@@ -10,8 +10,8 @@ its words are written, by the number of *stages*: a start and an end are one
 each, so an odd number says that the last note's operation is running. Adding
 notes up changes many words, and is announced before it is made: the new values
 go into the row's journal, the sequence number becomes odd, the values are
-stored and the notes freed, the number becomes even. Whoever finds an odd number,
-which is the node after a kill, stores the journal's values again. That changes
+stored and the notes freed, the number becomes even. After a kill of the worker, a
+node that finds an odd number stores the journal's values again. That changes
 nothing where it was done.
 
 Head: sequence number · number of tables that have a name · stages · notes ·
@@ -68,7 +68,7 @@ NOTES = 512
 """Operations after which a worker adds up."""
 _NAME_BYTES = 256
 
-# Words of the head; the journal has room for all that so many notes can change.
+# Words of the head; the journal has room for all words that so many notes can change.
 _SEQUENCE, _NAMED, _STAGES, _FIRST_NOTE = range(4)
 _JOURNAL = _FIRST_NOTE + NOTES * NOTE_BYTES // 8
 _TABLES = _JOURNAL + 1 + 2 * NOTES * 9
@@ -85,7 +85,7 @@ _TIMED_OUT = ended(Outcome.FAILURE, Category.TIMEOUT)
 
 
 class Row:
-    """What one worker tells: written by the worker, read by the node.
+    """The row of one worker: written by the worker, read by the node.
 
     Worker and node hold the same memory; the worker got it by being forked.
     One operation runs at a time: a worker that runs several needs a row for each.
@@ -157,7 +157,7 @@ class Row:
         words[_STAGES] = stages + 1
 
     def _add_up(self) -> None:
-        """Move what the notes say to the tables; finish it if a time limit struck here before."""
+        """Move the notes to the tables; finish that if a time limit struck here before."""
         words = self._words
         if not words[_SEQUENCE] & 1:
             if not words[_STAGES]:
@@ -188,10 +188,10 @@ class Row:
         return table
 
     def read(self, earlier: Reading | None = None) -> Reading:
-        """Return what stands here as it was at one moment.
+        """Return a copy of the row as it was at one moment.
 
         Args:
-            earlier: The reading before of the same worker, which saves to read the same again.
+            earlier: The last reading of the same worker; it saves reading the same words again.
 
         Raises:
             RuntimeError: Each time that it was looked at, the worker was just adding up,
@@ -249,7 +249,7 @@ class Row:
         return str(self._memory[first + 1 : first + 1 + length], "utf-8")
 
     def clear(self) -> None:
-        """Make the row of a dead worker that of the next one."""
+        """Empty the row of a dead worker for the next one."""
         end = (_TABLES + (1 + self._words[_NAMED]) * TABLE) * 8
         self._memory[:end] = bytes(end)
         self._tables.clear()
@@ -311,7 +311,7 @@ class Reading:
 
     @cached_property
     def noted(self) -> dict[int, int]:
-        """By how much the notes change which words of ``tables``."""
+        """The change of each word of ``tables`` by the notes."""
         sums = amounts(self._notes[: self.ended * NOTE_BYTES])
         present: dict[int, int] = {}
         set_durations(present, self._present + WAIT_SUM, self._present + WAIT, [self._wait])
@@ -319,7 +319,7 @@ class Reading:
         return sums
 
     def _changes_since(self, earlier: Reading | None) -> dict[int, int]:
-        """Return by how much which words of the tables changed, with the notes added up."""
+        """Return the change of each word of the tables, with the notes added up."""
         changes = dict(self.noted)
         before: list[bytes] = []
         if earlier is not None:
@@ -340,7 +340,7 @@ class Reading:
         return self.names[(self._present - _TABLES) // TABLE]
 
     def add_to(self, counts_of: Callable[[str], Counts]) -> float:
-        """Add what each operation did since the reading before to its counts.
+        """Add the work of each operation since the last reading to its counts.
 
         Args:
             counts_of: Returns the counts of an operation.

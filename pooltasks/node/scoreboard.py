@@ -1,7 +1,7 @@
-"""Scoreboard: what a node's workers did, added up from the rows that they write.
+"""Scoreboard: the work of a node's workers, added up from the rows that they write.
 
-The node reads all rows once a second, and what a dead worker's row says before
-the replacement gets it. :mod:`pooltasks.node.row` tells how a row is written.
+The node reads all rows once a second, and a dead worker's row before its
+replacement gets it. :mod:`pooltasks.node.row` tells how a row is written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Activity:
-    """What the workers of a node did in a span of time."""
+    """The work of a node's workers in a span of time."""
 
     counts: Counts = field(default_factory=Counts)
     operations: dict[str, Counts] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class _Seat:
 
 
 class Scoreboard:
-    """The rows of a node, and what was done since the last look, by dead workers too.
+    """The rows of a node, and the work since the last look, that of dead workers too.
 
     A worker has a row for each of its slots, found by its place in its node. Rows are
     made before the fork that needs them and taken over by the replacement.
@@ -83,13 +83,18 @@ class Scoreboard:
                 self._collect(seat, now)
                 seat.warm_since = None
 
-    def recovered(self) -> None:
-        """Count a worker that died and was replaced."""
+    def recovered(self, duration: float) -> None:
+        """Count a worker that died and was replaced.
+
+        Args:
+            duration: Seconds from its death until the replacement takes operations.
+        """
         with self._lock:
             self._activity.counts.recoveries += 1
+            self._activity.counts.recovery.add(duration)
 
     def died(self, index: int, *, timed_out: Collection[int | None] = ()) -> tuple[int, int]:
-        """Add up what a dead worker did and free its rows.
+        """Add up the work of a dead worker and free its rows.
 
         Args:
             index: Its place.
@@ -115,7 +120,7 @@ class Scoreboard:
             return ended[False], ended[True]
 
     def collect(self) -> tuple[Activity, int, int]:
-        """Return what was done since the last look, how many workers are busy, and their slots."""
+        """Return the work since the last look, and how many workers and slots are busy."""
         with self._lock:
             now = time.monotonic()
             running = [

@@ -1,10 +1,10 @@
-"""Sharing: which worker gets which operation that no idle one takes.
+"""Sharing: the workers that get the operations that no idle worker takes.
 
-To a worker with one slot short operations are written ahead. With several
-slots nothing is: a worker has at most as many operations as slots. The next
-goes to the worker that has the fewest. One that was running when a worker with
-several died may be the reason: it gets a worker of its own, so that it cannot
-take others along, nor be taken along by them.
+A worker with one slot gets short operations ahead of time. A worker with several
+slots has at most as many operations as slots; the next operation goes to the worker
+that has the fewest. An operation that was running when a worker with several died
+may be the reason: it gets a worker of its own, so that no other operation dies with
+it, nor it with another.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pooltasks.node.jobs import Job
 
 AHEAD = 0.005
-"""Seconds of work that a worker with one slot may have been written, beyond one operation."""
+"""Seconds of work that a worker with one slot may have waiting, beyond one operation."""
 MOST = 64
-"""Operations that it may have been written."""
+"""Operations that it may have."""
 
 
 def least_loaded(workers: Iterable[Any], estimate: float) -> Any:
@@ -38,7 +38,7 @@ def least_loaded(workers: Iterable[Any], estimate: float) -> Any:
 def share_out(
     waiting: deque[Job], workers: Iterable[Any], slots: int, *, fifo: bool
 ) -> list[tuple[Any, Job]]:
-    """Take operations from ``waiting`` for workers that have room; return who gets which.
+    """Take operations from ``waiting`` for workers with room; return the pairs of both.
 
     An operation that has to be alone and finds no idle worker stays, and the
     worker that has the fewest gets nothing more meanwhile: its turn comes.
@@ -47,7 +47,7 @@ def share_out(
         waiting: Operations, those that go first at the left.
         workers: Processes that can be written to.
         slots: How many operations a worker runs at once.
-        fifo: Whether, of equals, the one goes first that has rested longest.
+        fifo: Whether, of equal workers, the one that has rested longest goes first.
     """
     sign = 1 if fifo else -1
     open_to = {

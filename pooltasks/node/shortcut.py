@@ -10,27 +10,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery.utils.log import get_logger
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from pooltasks.broker.client import impatient_client
-from pooltasks.broker.completion import Batch, complete
+from pooltasks.broker.completion import Batch
+from pooltasks.broker.reservations import COMPLETE
 from pooltasks.broker.wire import Wire
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from pooltasks.broker.channel import Channel
     from pooltasks.broker.results import StoredResult
+    from pooltasks.node.intake import Intake
     from pooltasks.node.jobs import Job
 
 logger = get_logger(__name__)
 
 
 class Claim(NamedTuple):
-    """What a worker needs to complete an operation."""
+    """The reservation that a worker may complete."""
 
     unacked: str
-    """Key of the hash of what its node has reserved."""
+    """Key of the hash of its node's reservations."""
     reservation: str
     """The operation's place there."""
 
@@ -38,25 +39,23 @@ class Claim(NamedTuple):
 class Claims:
     """Says which operations their workers may complete, and hears of those that they have."""
 
-    channel: Channel | None = None
-    """From which operations come; None if their results are not stored with the acknowledgement."""
+    intake: Intake | None = None
+    """The node's intake; None if results are not stored together with the acknowledgement."""
 
     def of(self, job: Job) -> Claim | None:
         """Return the claim of an operation that is acknowledged late; None if it is the node's."""
-        if self.channel is None or not self.channel.is_caught_up:
+        if self.intake is None or not self.intake.is_caught_up:
             return None  # the next reservation, which comes at once, completes it
-        return Claim(self.channel.stored_unacked_key, _reservation(job))
+        reservation = job.call.reservation
+        if reservation is None or reservation in self.intake.reservations.controlled:
+            return None  # the node makes room for others like it in the same step
+        session = self.intake.session
+        return Claim(session.names.unacked(session.identity), reservation)
 
     def completed(self, job: Job) -> None:
         """Note that an operation is completed: its acknowledgement, about to come, is done."""
-        if self.channel is not None:
-            self.channel.completion.completed(_reservation(job))
-
-
-def _reservation(job: Job) -> str:
-    """Return where the operation's message is reserved, as its request knows it."""
-    reservation: str = job.call[1][2]["properties"]["delivery_tag"]
-    return reservation
+        if self.intake is not None and job.call.reservation is not None:
+            self.intake.reservations.held.discard(job.call.reservation)
 
 
 class Shortcut:
@@ -72,7 +71,7 @@ class Shortcut:
         self._is_shut = False
 
     def complete(self, claim: Claim, stored: StoredResult) -> bool:
-        """Store a result, tell whoever waits for it, and acknowledge, in one step.
+        """Store a result, tell its caller, and acknowledge, in one step.
 
         Returns:
             Whether that is done; if not, the node has to do it, even if it may be done.
@@ -81,9 +80,15 @@ class Shortcut:
             if self._wire is None:
                 pool = impatient_client(self._app).connection_pool
                 self._wire = Wire(pool.get_connection())
-            complete(self._wire, claim.unacked, Batch([stored], [claim.reservation]))
+            batch = Batch([stored], [claim.reservation])
+            command = COMPLETE.call((claim.unacked, *batch.keys()), batch.arguments())
+            try:
+                self._wire.ask(command)
+            except NoScriptError:  # the server was restarted, or somebody emptied its cache
+                self._wire.ask(COMPLETE.load())
+                self._wire.ask(command)
         except RedisError as error:
-            # Once: of an outage the node says more, which waits for the server as long as it takes.
+            # Once: the node itself, which waits as long as it takes, says more of an outage.
             if not self._is_shut:
                 logger.info("results go by the node until the server takes them here: %s", error)
             self._is_shut = True
@@ -91,6 +96,11 @@ class Shortcut:
             return False
         self._is_shut = False
         return True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._wire is not None and self._wire.fileno() is not None
 
     def close(self) -> None:
         """Close the connection; the next operation opens it again."""

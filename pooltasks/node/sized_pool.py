@@ -1,4 +1,4 @@
-"""A pool of processes with an exact size: what is missing is forked, what is too much ends."""
+"""A pool of processes with an exact size: missing workers are forked, surplus ones end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
 _AGAIN = 0.05
-"""Seconds after which a spare is replaced, so that what waits for the spare that took over goes
-first; and after which a pool looks again that could not settle."""
+"""Seconds after which a spare is replaced, so that operations that wait for the spare that
+took over go first; and after which a pool that could not settle looks again."""
 _END_AT_LATEST = 5.0
 """Seconds after which a worker that does not end when it is asked to is killed."""
 
@@ -59,9 +59,9 @@ class SizedPool(DispatchPool):
         self.room: int | None = None
         """The most workers that the host has room for; None if that is not known."""
         self.warm: set[int] = set()
-        """Workers that have said that they can take operations, spares too."""
+        """Workers that have reported that they can take operations, spares too."""
         self.serving: set[int] = set()
-        """Those of them that are given operations; the others rest."""
+        """Workers that are given operations; the others rest."""
         self.outgoing: set[int] = set()
         """Workers that are to be replaced, and go on until that is done."""
         self._ending: set[int] = set()
@@ -73,8 +73,8 @@ class SizedPool(DispatchPool):
     def resize(self, size: int, spares: int | None = None) -> None:
         """Have ``size`` workers serve and ``spares`` rest (None: as many as before).
 
-        What is missing is forked before this returns, what is too much ends as
-        soon as it has no operation.
+        Missing workers are forked before this returns; a surplus worker ends as soon
+        as it has no operation.
         """
         self.overflow.take_over(max(0, size - self.size))
         self.size = size
@@ -125,7 +125,7 @@ class SizedPool(DispatchPool):
         lacking = self.wanted - len(self.serving) - len(staff.cold)
         now = to_do.fork if behind or self._hub is None else min(to_do.fork, max(0, lacking))
         self._fork_one_by_one(now, behind=behind)
-        # Not every operation that leaves a worker says so: some are taken back.
+        # Not every operation that leaves a worker has a result: some are taken back.
         unsettled = len(self.serving) > self.wanted or self.outgoing or {*staff.busy} - self.serving
         if (now < to_do.fork or unsettled) and self._timer is None:
             self._timer = self._hub.call_later(_AGAIN, self._settle_again)
@@ -136,7 +136,7 @@ class SizedPool(DispatchPool):
 
     def on_look(self, now: float) -> None:
         """Have another temporary worker if one is lacking, or fewer if they have been idle."""
-        if not self.overflow.most:
+        if not self.overflow.most and not self.overflow.count:
             return
         full = [process.pid for process in self._pool if len(process.lane.jobs) >= self.slots]
         if self.overflow.look(
@@ -268,7 +268,7 @@ class SizedPool(DispatchPool):
         if len(self.serving) > self.wanted or self.outgoing:
             process = self._fileno_to_inq.get(inqW_fd)
             if process is not None and self._may_rest(process.pid):
-                # Now, before another job is written to it; the rest when this turn is done.
+                # Now, before another job is written to it; the others when this turn is done.
                 self._rest(process.pid)
                 self._hub.call_soon(self.settle)
 

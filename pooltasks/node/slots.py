@@ -10,11 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from queue import SimpleQueue
+from queue import LifoQueue, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import terminate_handler_fired
-from billiard.einfo import ExceptionInfo
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
@@ -23,7 +22,7 @@ from pooltasks import coroutines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Outcome = tuple[tuple[bool, Any], BaseException | None]
+    from pooltasks.node.outcome import Run
 
 logger = get_logger(__name__)
 
@@ -33,21 +32,34 @@ class Slots:
 
     Args:
         count: How many.
-        operate: Runs an operation: its slot, then what :meth:`start` was given.
+        operate: Runs an operation: takes its slot, then the arguments of :meth:`start`.
+        too_late: Returns the end of an operation that was interrupted outside of
+            the code that handles errors.
     """
 
-    def __init__(self, count: int, operate: Callable[..., Any]) -> None:
-        self._slots = [_Slot(place, operate) for place in range(count)]
+    def __init__(
+        self,
+        count: int,
+        operate: Callable[..., Any],
+        too_late: Callable[[BaseException], Run],
+    ) -> None:
+        self._slots = [_Slot(place, operate, too_late) for place in range(count)]
         # The one used last goes first: few threads while little runs.
-        self._free = list(reversed(range(count)))
+        self._free: LifoQueue[int] = LifoQueue()
+        for place in reversed(range(count)):
+            self._free.put(place)
 
     def take(self) -> int:
-        """Return a free slot; the node writes no more operations than there are slots."""
-        return self._free.pop()
+        """Return a free slot.
+
+        The node writes no more operations than there are slots. It may have heard of an end
+        a moment before the slot is given back: then that is waited for.
+        """
+        return self._free.get()
 
     def give_back(self, place: int) -> None:
-        """Make a slot free again; called by its thread, before the node hears of it."""
-        self._free.append(place)
+        """Make a slot free again; called by its thread."""
+        self._free.put(place)
 
     def start(self, place: int, *task: Any) -> None:
         """Have an operation run in a slot that was taken."""
@@ -56,7 +68,7 @@ class Slots:
             slot.start()
         slot.tasks.put(task)
 
-    def run(self, place: int, number: int, function: Callable[..., Outcome], *args: Any) -> Outcome:
+    def run(self, place: int, number: int, function: Callable[..., Run], *args: Any) -> Run:
         """Return what ``function`` returns, which may be interrupted; called by the slot's thread.
 
         Args:
@@ -71,6 +83,10 @@ class Slots:
         """Raise SoftTimeLimitExceeded in the operation ``number``, once, if the slot runs it."""
         self._slots[place].interrupt(number)
 
+    def thread(self, place: int) -> int | None:
+        """Return the thread of a slot, as :func:`threading.get_ident` names it."""
+        return self._slots[place].ident
+
     def finish(self) -> None:
         """Return when everything that was started has ended."""
         started = [slot for slot in self._slots if slot.ident is not None]
@@ -83,17 +99,23 @@ class Slots:
 class _Slot(threading.Thread):
     """One slot and its thread."""
 
-    def __init__(self, place: int, operate: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        place: int,
+        operate: Callable[..., Any],
+        too_late: Callable[[BaseException], Run],
+    ) -> None:
         super().__init__(name=f"pooltasks-slot-{place}", daemon=True)
         self.tasks: SimpleQueue[Any] = SimpleQueue()
         self._place = place
         self._operate = operate
+        self._too_late = too_late
         self._lock = threading.Lock()
         self._number = 0
-        """Of the operation that may be interrupted; 0 if there is none."""
+        """Number of the operation that may be interrupted; 0 if there is none."""
 
     def run(self) -> None:
-        """Run operations until there come no more."""
+        """Run operations until no more come."""
         while (task := self.tasks.get()) is not None:
             try:
                 self._operate(self._place, *task)
@@ -103,7 +125,7 @@ class _Slot(threading.Thread):
                 logger.critical("a slot's thread failed", exc_info=True)
                 os._exit(os.EX_SOFTWARE)
 
-    def interruptible(self, number: int, function: Callable[..., Outcome], *args: Any) -> Outcome:
+    def interruptible(self, number: int, function: Callable[..., Run], *args: Any) -> Run:
         """Return what ``function`` returns; interrupt it if that is asked for meanwhile."""
         try:
             with self._lock:
@@ -111,12 +133,12 @@ class _Slot(threading.Thread):
             try:
                 return function(*args)
             finally:
-                # What is asked for later comes too late; what was asked for
-                # before is raised by the time that the lock is held.
+                # An interrupt that is asked for later comes too late; an earlier
+                # one is raised by the time that the lock is held.
                 with self._lock:
                     self._number = 0
-        except SoftTimeLimitExceeded:
-            return (False, ExceptionInfo()), None
+        except SoftTimeLimitExceeded as error:
+            return self._too_late(error)
 
     def interrupt(self, number: int) -> None:
         """Raise SoftTimeLimitExceeded in this thread, where it next runs Python code.

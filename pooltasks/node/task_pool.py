@@ -12,8 +12,11 @@ from billiard.util import get_pdeathsig
 from celery.concurrency import prefork
 
 from pooltasks import telemetry
+from pooltasks.broker.client import impatient_client
 from pooltasks.errors import ConfigurationError
 from pooltasks.node.backlog import Backlog
+from pooltasks.node.batches import Gatherer
+from pooltasks.node.error_log import ErrorLog, sent_by
 from pooltasks.node.headroom import Headroom
 from pooltasks.node.process_pool import WarmPool
 from pooltasks.node.sampler import Sampler, Workforce
@@ -24,7 +27,8 @@ from pooltasks.node.warmup import Plan, summary
 
 if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
-    from pooltasks.settings import PoolSettings
+    from pooltasks.node.intake import Intake
+    from pooltasks.pool_settings import PoolSettings, WarmUp
 
 
 class TaskPool(prefork.TaskPool):
@@ -32,9 +36,14 @@ class TaskPool(prefork.TaskPool):
 
     _pool: WarmPool
 
+    is_debugging = False
+    """Whether operations run in the node's own process, under a debugger."""
+    workers_class: type = WarmPool
     uses_semaphore = False
-    """What is reserved goes to the dispatch at once, which knows how many a worker can have."""
+    """Reserved operations go to the dispatch at once, which knows how many a worker can have."""
 
+    intake: Intake
+    """The source of messages; with kombu's own transport there is none."""
     draining = False
     """Whether the node reserves nothing more."""
     _token: int | None = None
@@ -45,6 +54,16 @@ class TaskPool(prefork.TaskPool):
         extension = self.app.pooltasks
         settings: PoolSettings = extension.settings.pool_settings(extension.pool)
         return settings.slots
+
+    @cached_property
+    def results(self) -> list[StoredResult]:
+        """Results that the workers have sent and the intake has not taken yet."""
+        return []
+
+    @cached_property
+    def claims(self) -> Claims:
+        """The operations that workers may complete themselves."""
+        return Claims()
 
     def on_start(self) -> None:
         """Fork the workers, from a parent whose memory is ready to be shared."""
@@ -57,27 +76,34 @@ class TaskPool(prefork.TaskPool):
         settings = extension.settings.pool_settings(extension.pool)
         plan = Plan.of(extension.pool, settings, self.limit + settings.spares)
         self.scoreboard = Scoreboard()
+        _, hostname = self.options["initargs"]
+        self.errors = ErrorLog(
+            extension.pool,
+            hostname,
+            now=extension.clock.now,
+            send=sent_by(impatient_client(self.app)) if self._is_stock else self.intake.send_errors,
+        )
+        if not self._is_stock:
+            self.intake.errors = self.errors
         self.max_deliveries = settings.max_deliveries
-        self.results: list[StoredResult] = []
-        self.claims = Claims()
         self.Pool = partial(
-            WarmPool,
+            self.workers_class,
             spares=settings.spares,
             overflow=settings.max_overflow,
             queued=self._queued,
             plan=plan,
             scoreboard=self.scoreboard,
-            stores=extension.settings.broker_transport != "pooltasks",
+            stores=self._is_stock,
             strategy=settings.strategy,
             slots=settings.slots,
             accepts_first=self._acknowledges_first,
             claims=self.claims,
-            on_result=self._on_result,
+            on_result=self.keep_result,
+            on_error=self.errors.add,
         )
-        self._backlog = Backlog(self.app, extension.pool)
+        self._backlog = Backlog(self.app, extension.pool) if self._is_stock else self.intake
         self.sampler: Sampler | None = None
         if settings.enable_metrics:
-            _, hostname = self.options["initargs"]
             self._headroom = Headroom(self.slots)
             self.sampler = Sampler(
                 self.app,
@@ -86,6 +112,8 @@ class TaskPool(prefork.TaskPool):
                 self.scoreboard,
                 self._workforce,
                 room=self._room,
+                send=None if self._is_stock else self.intake.send_sample,
+                errors=self.errors,
             )
         # Every worker asks for it first of all, and billiard may import a parser of C to do so.
         with suppress(OSError):  # no Linux: the workers do without
@@ -95,6 +123,9 @@ class TaskPool(prefork.TaskPool):
         gc.collect()
         gc.freeze()
         super().on_start()
+        self.submit = self._pool.submit
+        self.gatherer = Gatherer(self._pool.submit)
+        self.flush = self._flush
         self.grow, self.shrink = self._add, lambda n=1: self._add(-n)
         self._upkeep = Upkeep(self._pool, extension.pool, settings)
         self._started_at = time.monotonic()
@@ -111,16 +142,42 @@ class TaskPool(prefork.TaskPool):
     def _acknowledges_first(self, name: str) -> bool:
         return not self.app.tasks[name].acks_late
 
-    def _on_result(self, stored: StoredResult) -> None:
-        """Keep a result for the channel's next step; store it now if there is none to come."""
-        self.results.append(stored)
-        if self._pool is None or not self._pool.is_running():
-            self._store_results()
+    def keep_result(self, stored: StoredResult) -> None:
+        """Keep a result for the intake's next step; with kombu's transport, store it now."""
+        if self._is_stock:
+            self.app.backend.store_now(stored)
+        else:
+            self.results.append(stored)
 
-    def _store_results(self) -> None:
-        while self.results:
-            self.app.backend.store_now(self.results[0])
-            del self.results[0]
+    @property
+    def _is_stock(self) -> bool:
+        return bool(self.app.pooltasks.settings.broker_transport == "stock")
+
+    def is_running(self) -> bool:
+        """Return whether the pool takes operations."""
+        return self._pool is not None and self._pool.is_running()
+
+    def recall(self) -> None:
+        """Have no worker begin anything more."""
+        self._pool.recall()
+
+    def forget_what_has_not_begun(self) -> bool:
+        """Forget what no worker has begun, some milliseconds after :meth:`recall`.
+
+        Returns:
+            Whether it is known of everything else that a worker has begun it. If it is not,
+            workers are about to say so: what was forgotten is to be told again then.
+        """
+        self._flush()
+        return self._pool.is_decided()
+
+    def _flush(self) -> None:
+        self.gatherer.forget()
+        self._pool.flush()
+
+    def is_idle(self) -> bool:
+        """Return whether no operation is in the pool."""
+        return not self._pool.jobs and self.gatherer.is_empty()
 
     def depth(self) -> int:
         """Return how many operations a slot can have at a time."""
@@ -129,6 +186,7 @@ class TaskPool(prefork.TaskPool):
     def register_with_event_loop(self, loop: Any) -> None:
         """Attach to the loop; called again after each reconnection."""
         super().register_with_event_loop(loop)
+        self.gatherer.start(loop)
         if self.sampler is not None:
             self.sampler.start(loop)
         self._upkeep.start(loop)
@@ -148,7 +206,6 @@ class TaskPool(prefork.TaskPool):
     def _after_stop(self, pool: WarmPool | None) -> None:
         if pool is None:  # it was stopped before
             return
-        self._store_results()
         pool.ended()
         if self.sampler is not None:
             self.sampler.sample(stopped=True)
@@ -168,22 +225,30 @@ class TaskPool(prefork.TaskPool):
         """How many slots are to serve; Celery derives the prefetch count from it."""
         return self._pool.size * self.slots
 
-    def resize(self, size: int, spares: int | None = None, token: int | None = None) -> None:
+    def resize(
+        self,
+        size: int,
+        spares: int | None = None,
+        token: int | None = None,
+        overflow: int | None = None,
+    ) -> None:
         """Set the exact size of the node, within the pool's bounds.
 
         Args:
             size: How many workers serve.
             spares: How many more are kept warm; as many as before if None.
             token: Number of the lock under which an optimizer decided this.
+            overflow: How many temporary workers there may be; as many as before if None.
 
         Raises:
             ValueError: The numbers are none, or a later lock has been seen.
         """
-        for name, number, least in (("size", size, 0), ("spares", spares, 0), ("token", token, 0)):
+        given = {"size": size, "spares": spares, "token": token, "overflow": overflow}
+        for name, number in given.items():
             if number is None and name != "size":
                 continue
-            if not isinstance(number, int) or isinstance(number, bool) or number < least:
-                raise ValueError(f"{name} is {number!r}; allowed: a whole number from {least}.")
+            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                raise ValueError(f"{name} is {number!r}; allowed: a whole number from 0.")
         if token is not None:
             if self._token is not None and token < self._token:
                 raise ValueError(
@@ -193,6 +258,8 @@ class TaskPool(prefork.TaskPool):
             self._token = token
         floor, ceiling = self.bounds
         most = None if spares is None else min(spares, ceiling)
+        if overflow is not None:
+            self._pool.overflow.most = min(overflow, ceiling)
         self._pool.resize(min(max(size, floor), ceiling), most)
         self.limit = self._pool.size
 
@@ -224,7 +291,8 @@ class TaskPool(prefork.TaskPool):
             workers in reserve, ``spares_wanted``: how many there are to be;
             ``overflow``: temporary ones among the warm, ``max_overflow``: how many there may be;
             ``busy``: workers that have an operation; ``slots``: how many operations
-            each runs at once; ``token``: the last one.
+            each runs at once; ``token``: the last one; ``debugging``: whether there is no worker
+            process, and operations run in the node itself.
         """
         staff = self._pool.staff()
         floor, ceiling = self.bounds
@@ -242,6 +310,7 @@ class TaskPool(prefork.TaskPool):
             "busy": len(staff.busy),
             "slots": self.slots,
             "token": self._token,
+            "debugging": self.is_debugging,
         }
 
     def _workforce(self) -> Workforce:
@@ -256,7 +325,13 @@ class TaskPool(prefork.TaskPool):
             spares=len(staff.resting),
             overflow=self.overflow,
             pids=pids,
+            draining=self.draining or self.is_retired,
         )
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether another version of the code runs what waits in the pool, and this one nothing."""
+        return not self._is_stock and self.intake.session.is_retired
 
     @property
     def overflow(self) -> int:
@@ -268,18 +343,26 @@ class TaskPool(prefork.TaskPool):
         warm = len(self._pool.serving)
         return warm, max(0, self._pool.size - warm)
 
-    def warm_again(self) -> int:
-        """Ask every warm worker to warm up again; return the number of the round."""
-        return self._pool.warm_again()
+    def warm_again(self, order: WarmUp) -> int:
+        """Ask every warm worker to run ``order``; return the number of the round."""
+        return self._pool.warm_again(order)
 
     def warm_up_report(self, number: int | None = None) -> dict[str, Any]:
         """Return the merged report of a round, or of each worker's last warm-up.
+
+        The latter has ``last_failure`` too: what failed in the last warm-up, in a line; None
+        once one has succeeded since.
 
         Args:
             number: The round, as :meth:`warm_again` returned it.
         """
         if number is None:
-            return {**summary(self._pool.reports.values()), "finished": True}
+            failed = self._pool.failed_report
+            return {
+                **summary(self._pool.reports.values()),
+                "finished": True,
+                "last_failure": failed.failure if failed else None,
+            }
         current = self._pool.round
         if current.number != number:
             return {**summary(()), "finished": True, "superseded": True}

@@ -6,17 +6,17 @@ import os
 import resource
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
 from pooltasks import telemetry
 from pooltasks.node.health import Check, Problem, Vitals, check
+from pooltasks.node.kernel_files import read
 
 if TYPE_CHECKING:
     from pooltasks.node.process_pool import WarmPool
-    from pooltasks.settings import PoolSettings
+    from pooltasks.pool_settings import PoolSettings
 
 logger = get_logger(__name__)
 
@@ -30,8 +30,8 @@ _MB = 1024 * 1024
 class Upkeep:
     """Checks and recycles the workers of one node, from its event loop.
 
-    What hangs is killed; whatever else is wrong with a worker, it goes on until
-    another is warm in its place and it has no operation, one at a time.
+    A worker that hangs is killed. A worker with another problem goes on until another
+    is warm in its place and it has no operation; they are replaced one at a time.
 
     Args:
         pool: The workers.
@@ -143,7 +143,7 @@ class Upkeep:
         return None
 
     def report(self, process: Any) -> dict[str, Any]:
-        """Return what is known of a worker.
+        """Return the figures of a worker.
 
         Returns:
             ``age`` in seconds, ``operations`` run, ``cpu`` seconds used and
@@ -179,5 +179,5 @@ def _cpu_and_memory(pid: int) -> tuple[float, int]:
         OSError: There is no such process.
     """
     # The name, in parentheses, may contain anything; proc(5) numbers the state 3.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     return (int(fields[14 - 3]) + int(fields[15 - 3])) * _TICK, int(fields[24 - 3]) * _PAGE

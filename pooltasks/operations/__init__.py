@@ -2,7 +2,7 @@
 
 They are Celery tasks called ``pooltasks.operations.<function>``. Those that take
 ``session_id`` work on that session, or on the shared anonymous one without it.
-What goes wrong is raised, never hidden in a result.
+An error is raised, never hidden in a result.
 
 | operation                                    | result                              |
 |----------------------------------------------|-------------------------------------|
@@ -15,6 +15,8 @@ What goes wrong is raised, never hidden in a result.
 | ``list_programs()``                          | short descriptions, oldest first    |
 | ``get_program_info(program_id)``             | definition, counts and times        |
 | ``delete_program(program_id)``               | its name                            |
+| ``import_dspy()``                            | version; a warm-up command          |
+| ``configure_lm(model, temperature)``         | both; only as a warm-up command     |
 """
 
 from __future__ import annotations
@@ -28,15 +30,18 @@ from pooltasks.operations.programs import (
     get_program_info,
     list_programs,
 )
+from pooltasks.operations.warm_up import configure_lm, import_dspy
 
 __all__ = [
     "cleanup_session",
+    "configure_lm",
     "create_program",
     "delete_program",
     "execute_code",
     "execute_program",
     "get_program_info",
     "get_stats",
+    "import_dspy",
     "list_programs",
     "ping",
 ]

@@ -7,7 +7,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pooltasks.app import current_pool, operation
+from pooltasks.app import current_pool
+from pooltasks.decorator import operation
 from pooltasks.operations.program_cache import process_cache
 from pooltasks.sessions import name_of, sessions_of
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _ProcessStart:
-    """When this process began, on the monotonic clock: at its fork, or at its import of this."""
+    """The start of this process on the monotonic clock: its fork, or its import of this module."""
 
     def __init__(self) -> None:
         self.reset()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import hashlib
 import io
 import threading
 from typing import TYPE_CHECKING, Any
 
-from pooltasks.app import current_pool, operation, settings_of
+from celery.utils.log import get_task_logger
+
+from pooltasks.app import current_pool, settings_of
+from pooltasks.decorator import operation
 from pooltasks.errors import OperationRefusedError, ProgramError
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from pooltasks.task import Operation
+
+logger = get_task_logger(__name__)
 
 _FILE = "<execute_code>"
 
@@ -47,12 +53,20 @@ def execute_code(
         OperationRefusedError: The pool does not allow it.
         SyntaxError: The source is not Python.
         ProgramError: The code called ``sys.exit``.
-        Exception: Whatever the code raised.
+        Exception: Any error that the code raised.
     """
     _refuse_unless_allowed(self.app)
+    # Not the code itself: it may hold secrets. The hash identifies it to people who have it.
+    logger.warning(
+        "execute_code %s: code of %d characters runs, sha256 %s, sent by %s",
+        self.request.id,
+        len(code),
+        hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest(),
+        self.request.origin,
+    )
     tree = ast.parse(code, _FILE)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    # Named as a script's, so that what scripts guard with it runs.
+    # Named as a script's, so that the code under ``if __name__ == "__main__"`` runs.
     namespace: dict[str, Any] = {"__name__": "__main__", **(inputs or {})}
     value = None
     stdout = io.StringIO()
@@ -66,7 +80,7 @@ def execute_code(
                 compiled = compile(expression, _FILE, "eval", flags, dont_inherit=True)
                 value = eval(compiled, namespace)  # noqa: S307  as exec
     except SystemExit as error:
-        # It would end the worker and, with it, be tried again or lost.
+        # The exit would end the worker, and the operation would be tried again or lost.
         raise ProgramError(
             f"The code called sys.exit({error.code!r}); set the variable 'result' instead."
         ) from error

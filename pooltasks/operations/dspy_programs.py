@@ -47,7 +47,7 @@ _RESERVED_BY_REACT = frozenset(["trajectory", "next_thought", "next_tool_name", 
 
 @dataclass(frozen=True, slots=True)
 class ProgramDefinition:
-    """What a program is, checked as far as that is possible without DSPy.
+    """The definition of a program, checked as far as that is possible without DSPy.
 
     Attributes:
         signature: Its inputs and outputs.
@@ -99,7 +99,7 @@ class BuiltProgram:
                 failed, or its answer does not fit the signature.
         """
         outputs = self.definition.signature.outputs
-        dspy = _import_dspy()
+        dspy = import_dspy()
         if dspy.settings.lm is None and any(p.lm is None for p in self.module.predictors()):
             raise ProgramError(
                 "No language model is configured in this worker. Add an operation that calls "
@@ -131,7 +131,7 @@ def parse_definition(
 
     Raises:
         InvalidSignatureError: The signature is malformed.
-        ProgramError: Something else is; the message says what is allowed.
+        ProgramError: Another part is malformed; the message says what is allowed.
     """
     parsed = parse_signature(signature)
     if program_type not in PROGRAM_TYPES:
@@ -171,7 +171,7 @@ def build(definition: ProgramDefinition, celery_app: Celery) -> BuiltProgram:
         ProgramError: A tool does not exist or cannot be one, or the state is not
             that of such a program.
     """
-    dspy = _import_dspy()
+    dspy = import_dspy()
     _refuse_reserved_names(dspy, definition)
     fields: dict[str, tuple[Any, Any]] = {}
     for make, side in (
@@ -191,7 +191,7 @@ def build(definition: ProgramDefinition, celery_app: Celery) -> BuiltProgram:
     if definition.state is not None:
         try:
             module.load_state(dict(definition.state))
-        except Exception as error:  # DSPy raises whatever meets the first wrong entry
+        except Exception as error:  # DSPy raises any error at the first wrong entry
             raise ProgramError(
                 f"The state is not that of this program: {type(error).__name__}: {error}. "
                 f"Give what dump_state() of a {definition.program_type} program of this signature "
@@ -200,7 +200,12 @@ def build(definition: ProgramDefinition, celery_app: Celery) -> BuiltProgram:
     return BuiltProgram(definition, module)
 
 
-def _import_dspy() -> Any:
+def import_dspy() -> Any:
+    """Return the module of DSPy.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         import dspy  # noqa: PLC0415  optional, and half a second
     except ModuleNotFoundError as error:

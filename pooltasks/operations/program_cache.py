@@ -39,14 +39,14 @@ class ProgramCache(Generic[Built]):
     ) -> Built:
         """Return the program of that revision, built now unless it is kept.
 
-        Another revision of the same program is given up for it. What ``build``
-        raises is raised, and nothing is kept.
+        Another revision of the same program is given up for it. An error of
+        ``build`` is raised, and nothing is kept.
 
         Args:
             session_id: The session.
             program_id: The program's name in the session.
-            revision: Unique to one definition of the program: what is kept is
-                never returned for another.
+            revision: Unique to one definition of the program: a kept program is
+                never returned for another definition.
             build: Makes the program. It runs without the lock: a slow one holds
                 up no other thread, and two threads may build the same program.
         """

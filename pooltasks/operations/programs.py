@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pooltasks.app import operation
+from pooltasks.decorator import operation
 from pooltasks.operations.dspy_programs import (
     BuiltProgram,
     ProgramDefinition,
@@ -40,7 +40,7 @@ def create_program(  # noqa: PLR0917  the positions are those of the wire contra
 ) -> dict[str, Any]:
     """Put a program into a session, in place of an earlier one of that id.
 
-    It is built at once, so that everything wrong with it shows here.
+    It is built at once, so that all of its errors show here.
 
     Args:
         self: The task.
@@ -129,7 +129,7 @@ def execute_program(
 
 @operation(name="pooltasks.operations.list_programs", bind=True)
 def list_programs(self: Operation, *, session_id: str | None = None) -> list[dict[str, Any]]:
-    """Return what programs a session has, in the order of their definition.
+    """Return the programs of a session, in the order of their definition.
 
     Args:
         self: The task.
@@ -150,7 +150,7 @@ def list_programs(self: Operation, *, session_id: str | None = None) -> list[dic
 def get_program_info(
     self: Operation, program_id: str, *, session_id: str | None = None
 ) -> dict[str, Any]:
-    """Return what a program is and what it has done.
+    """Return the definition of a program and its executions.
 
     Args:
         self: The task.

@@ -1,4 +1,4 @@
-"""The wire signature of a program: what goes in, what comes out, of which types.
+"""The wire signature of a program: its inputs, its outputs, and their types.
 
 ``{"inputs": [{"name": "question", "type": "string"}], "outputs": [{"name":
 "answer", "type": "string", "description": "one sentence"}]}``. It is checked here
@@ -122,8 +122,8 @@ def parse_signature(wire: object) -> ProgramSignature:
             ``{"name": …, "type": …}`` with an optional ``"description"``.
 
     Raises:
-        InvalidSignatureError: It has another shape. The message says which field is
-            wrong, and what is allowed there.
+        InvalidSignatureError: It has another shape. The message names the wrong field
+            and what is allowed there.
     """
     sides = _object("The signature", wire, required=("inputs", "outputs"))
     inputs = _fields("inputs", sides["inputs"])

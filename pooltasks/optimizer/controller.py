@@ -16,13 +16,16 @@ from celery.utils.log import get_logger
 from pooltasks import keys, telemetry
 from pooltasks.app import settings_of
 from pooltasks.broker.client import redis_client
-from pooltasks.broker.queues import lists_of
+from pooltasks.broker.queues import waiting_in
+from pooltasks.counted import counted
 from pooltasks.metrics.collector import STALE
 from pooltasks.metrics.decisions import DecisionStore, PoolDecision, Turn
+from pooltasks.metrics.sample import QUIET_SECONDS
 from pooltasks.metrics.samples import SampleStore
-from pooltasks.optimizer import observing
+from pooltasks.optimizer import allowances, observing
+from pooltasks.optimizer.hosts import Hosts
 from pooltasks.optimizer.policies import Decision, Limits, build
-from pooltasks.optimizer.splitting import Capacity, hosts_wanted, split
+from pooltasks.optimizer.splitting import Capacity, split_by_share
 from pooltasks.optimizer.staffing import Goal
 
 if TYPE_CHECKING:
@@ -30,9 +33,11 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from pooltasks.metrics.announced import Announced
+    from pooltasks.metrics.decisions import Sharing
     from pooltasks.metrics.samples import QueueState, Reading, StoredSample
     from pooltasks.optimizer.policies import Observation
-    from pooltasks.settings import PoolSettings
+    from pooltasks.pool_settings import PoolSettings
 
     Samples = Mapping[str, Sequence[StoredSample]]
 
@@ -43,8 +48,6 @@ logger = get_logger(__name__)
 PATIENCE = 0.25
 """Seconds that a turn waits for samples that are due."""
 _LOOK_AGAIN = 0.02
-_SUSTAINED = 30.0
-"""Seconds for which slots must be wanted before hosts are: a leap is over before a host is up."""
 _UNLIMITED = 1_000_000
 """Slots: what the policy may want, so that hosts can be added for it."""
 
@@ -63,7 +66,7 @@ class Controller:
         self.settings = settings_of(app).pool_settings(pool)
         client = redis_client(app)
         self.decisions = DecisionStore(client, pool)
-        lists = lists_of(app, keys.queue(pool))
+        lists = waiting_in(app, keys.queue(pool))
         self._samples = SampleStore(client, pool, lists, self.settings.objective)
 
     def tick(self, until: float | None = None) -> PoolDecision | None:
@@ -106,7 +109,15 @@ class Controller:
     def _decide(self, turn: Turn, until: float | None) -> tuple[Memory, PoolDecision | None]:
         memory = Memory.restored(turn.state, self.settings.policy)
         reading = self._read(memory, turn, until)
-        return memory, decide(self.settings, memory, *reading, acting=turn.paused is None)
+        acting = turn.paused is None
+        return memory, decide(
+            self.settings,
+            memory,
+            *reading,
+            acting=acting,
+            announced=turn.announced,
+            sharing=turn.sharing,
+        )
 
     def _read(self, memory: Memory, turn: Turn, until: float | None) -> Reading:
         """Read the samples since the last turn; wait a little for those that are due."""
@@ -114,8 +125,9 @@ class Controller:
             until = time.monotonic() + PATIENCE
         interval = self.settings.metrics_interval
         # A node's last sample tells of it for as long as it may be late.
-        seconds = turn.at - memory.watch.at + STALE * max(1.0, interval)
-        seconds = min(seconds, (observing.MISSED + STALE) * max(1.0, interval))
+        late = STALE * max(1.0, interval) + QUIET_SECONDS
+        seconds = turn.at - memory.watch.at + late
+        seconds = min(seconds, observing.MISSED * max(1.0, interval) + late)
         while True:
             reading = self._samples.read(seconds)
             queue = reading.queue
@@ -131,10 +143,11 @@ class Controller:
         by_size: dict[int, list[str]] = {}
         for node in decision.told:
             by_size.setdefault(decision.nodes[node], []).append(node)
+        overflow = {} if decision.overflow is None else {"overflow": decision.overflow}
         for size, nodes in by_size.items():
             self.app.control.broadcast(
                 "pool_resize",
-                arguments={"size": size, "token": turn.token},
+                arguments={"size": size, "token": turn.token, **overflow},
                 destination=nodes,
             )
 
@@ -161,7 +174,7 @@ class Controller:
 
 @dataclass
 class Memory:
-    """What a turn leaves to the next one."""
+    """The state that a turn leaves to the next one."""
 
     policy: str
     state: dict[str, Any] | None
@@ -169,25 +182,13 @@ class Memory:
     watch: observing.Watch
     size: int | None = None
     """Slots that the policy was given; None if it has not decided yet."""
-    hosts: int = 1
-    recently: list[tuple[float, int]] = field(default_factory=list)
-    """What was wanted lately: server time, slots."""
+    hosts: Hosts = field(default_factory=Hosts)
+    said: int = 1
+    """Hosts that the last decision asked for."""
     decided: float = 0.0
     """Server time."""
-
-    def sustained(self, wanted: int, before: int) -> int:
-        """Note what is wanted now; return the least that was wanted for a while.
-
-        Args:
-            wanted: Slots.
-            before: Slots that the pool has: what was wanted before the first decision.
-        """
-        if not self.recently:
-            self.recently.append((self.decided, before))
-        while self.recently and self.recently[0][0] <= self.decided - _SUSTAINED:
-            self.recently.pop(0)
-        self.recently.append((self.decided, wanted))
-        return min(slots for _, slots in self.recently)
+    allowed: allowances.Told = field(default_factory=dict)
+    """The overflow that nodes were told."""
 
     @classmethod
     def restored(cls, state: Any, policy: str) -> Memory:
@@ -195,7 +196,8 @@ class Memory:
         if state is None:
             return cls(policy, None, observing.Watch())
         try:
-            memory = cls(**{**state, "watch": observing.Watch.restored(state["watch"])})
+            watch, hosts = observing.Watch.restored(state["watch"]), Hosts(**state["hosts"])
+            memory = cls(**{**state, "watch": watch, "hosts": hosts})
         except (KeyError, TypeError, ValueError):
             logger.warning("another version's memory is of no use: the optimizer begins anew")
             return cls(policy, None, observing.Watch())
@@ -205,7 +207,7 @@ class Memory:
 
     def snapshot(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {**vars(self), "watch": self.watch.snapshot()}
+        return {**vars(self), "watch": self.watch.snapshot(), "hosts": vars(self.hosts)}
 
 
 def decide(
@@ -216,6 +218,8 @@ def decide(
     unreadable: Mapping[str, float] = _NONE,
     *,
     acting: bool = True,
+    announced: Announced | None = None,
+    sharing: Sharing | None = None,
 ) -> PoolDecision | None:
     """Return the decision for a pool; None if there is nothing new to decide on.
 
@@ -228,12 +232,14 @@ def decide(
             server time. While there are any, nothing is decided: what they take from the
             queue and what they run is not known.
         acting: Whether it will be carried out.
+        announced: The figures that applications recorded, as if they were of the last period.
+        sharing: How two versions share the work, while a new one is rolled out.
     """
     interval, slots = settings.metrics_interval, settings.slots
-    patience = STALE * max(1.0, interval)
+    patience = STALE * max(1.0, interval) + QUIET_SECONDS
     foreign = [name for name, at in unreadable.items() if queue.at - at < patience]
     if foreign:
-        # What is seen of the pool meanwhile is a part of it, and so is not learnt from.
+        # The samples of such a time show only a part of the pool, so nothing is learnt from them.
         memory.watch.pass_over(samples, interval)
         return _hold(settings, memory, queue.at, _of_another_version(foreign))
     nodes = observing.live(samples, queue.at)
@@ -242,7 +248,11 @@ def decide(
     newest = max(one.at for one in nodes.values())
     if newest - memory.decided < settings.optimization_interval - interval / 2:
         return None
-    before = sum(one.sample.size for one in nodes.values()) * slots
+    serving = {name: one for name, one in nodes.items() if one.sample.serves}
+    if not serving:
+        memory.watch.pass_over(samples, interval)
+        return _hold(settings, memory, queue.at, "every live node is draining")
+    before = sum(one.sample.size for one in serving.values()) * slots
     observations = memory.watch.observe(
         queue,
         samples,
@@ -252,6 +262,8 @@ def decide(
     )
     if not observations:
         return None
+    if announced is not None:
+        observations[-1] = observing.with_announced(observations[-1], announced)
     memory.decided = newest
     capacities = {
         name: Capacity(
@@ -260,25 +272,47 @@ def decide(
             settings.max_pool_size if one.sample.room is None else one.sample.room,
             one.sample.size,
         )
-        for name, one in nodes.items()
+        for name, one in serving.items()
     }
-    asked = _ask(settings, memory, observations, len(nodes))
-    workers = split(asked.target, slots, capacities)
+    asked = _ask(settings, memory, observations, len(serving))
+    newer = [] if sharing is None else [n for n, one in serving.items() if sharing.has(one.sample)]
+    share = None if sharing is None else sharing.share
+    workers = split_by_share(asked.target, slots, capacities, newer, share)
     target = sum(workers.values()) * slots
     memory.size = min(asked.target, target) if acting else before
-    memory.hosts = hosts_wanted(memory.sustained(asked.target, before), slots, capacities)
+    memory.said = memory.hosts.want(
+        newest,
+        asked.lasting,
+        slots,
+        capacities.values(),
+        drained=sum(one.sample.draining and not one.sample.stopping for one in nodes.values()),
+        most=settings.max_hosts,
+    )
+    default, overflow = settings.max_overflow, settings.max_overflow
+    if asked.overflow is not None:
+        overflow = allowances.share(asked.overflow, slots, len(serving))
+    told = allowances.to_tell(overflow, serving, memory.allowed, default=default, now=queue.at)
+    if acting:
+        memory.allowed = allowances.noted(
+            overflow, serving, memory.allowed, default=default, now=queue.at
+        )
     return PoolDecision(
         at=queue.at,
         policy=settings.policy,
         target=target,
         before=before,
         wanted=asked.target,
-        hosts=memory.hosts,
+        hosts=memory.said,
         nodes=workers,
-        told=[name for name, one in nodes.items() if one.sample.size != workers[name]],
-        reason=_in_words(asked, target, memory.hosts, len(nodes)),
+        told=[
+            name
+            for name, one in serving.items()
+            if one.sample.size != workers[name] or name in told
+        ],
+        reason=_in_words(asked, target, memory.said, len(nodes), announced),
         acting=acting,
-        inputs=asked.inputs,
+        inputs={**asked.inputs, **_recorded(announced)},
+        overflow=None if asked.overflow is None and not told else overflow,
     )
 
 
@@ -295,6 +329,8 @@ def _ask(
         Limits(settings.min_pool_size * slots, _UNLIMITED),
         Goal(settings.objective.wait_ms / 1000, settings.objective.quantile),
         settings.pool_size * slots,
+        settings.slots,
+        settings.max_overflow * slots,
     )
     if memory.state is not None:
         try:
@@ -328,24 +364,33 @@ def _hold(settings: PoolSettings, memory: Memory, now: float, why: str) -> PoolD
     if now - memory.decided < settings.optimization_interval:
         return None
     memory.decided = now
-    size = memory.size or 0
+    size = memory.size
+    what = "the size" if size is None else counted(size, "slot")
     return PoolDecision(
         at=now,
         policy=settings.policy,
         target=size,
         before=size,
         wanted=size,
-        hosts=memory.hosts,
+        hosts=memory.said,
         nodes={},
         told=[],
-        reason=f"Hold {size} slots: {why}.",
+        reason=f"Hold {what}: {why}.",
         acting=False,
     )
 
 
-def _in_words(asked: Decision, target: int, hosts: int, nodes: int) -> str:
+def _recorded(announced: Announced | None) -> dict[str, float]:
+    figures = {} if announced is None else announced.figures()
+    return {f"recorded_{name}": value for name, value in figures.items()}
+
+
+def _in_words(
+    asked: Decision, target: int, hosts: int, nodes: int, announced: Announced | None
+) -> str:
+    recorded = "" if announced is None else f" An application recorded {announced}."
     if target >= asked.target:
-        return asked.reason
+        return asked.reason + recorded
     hold = "The live node holds" if nodes == 1 else f"The {nodes} live nodes hold"
     more = f" {hosts} nodes are wanted." if hosts > nodes else ""
-    return f"{asked.reason} {hold} {target} at most.{more}"
+    return f"{asked.reason}{recorded} {hold} {target} at most.{more}"

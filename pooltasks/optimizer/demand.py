@@ -1,4 +1,4 @@
-"""What a pool is asked for: its arrival rate on two horizons, and its service times."""
+"""The demand on a pool: its arrival rate on two horizons, and its service times."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ArrivalRate:
 
     The estimate is the mean over the slow horizon (60 s), which is precise, until
     the fast one (the last 1 to 5 s, whichever differs most) is more than
-    ``sigmas`` standard deviations away. Then what lies before is forgotten: the
+    ``sigmas`` standard deviations away. Then the time before is forgotten: the
     slow horizon starts anew at the change.
 
     The distance is measured on the square-root scale, where a Poisson count has
@@ -57,7 +57,7 @@ class ArrivalRate:
             self._counts.popleft()
 
     def estimate(self) -> Rate:
-        """Return the present estimate, and forget what lies before a change."""
+        """Return the present estimate, and forget the time before a change."""
         newest = self._counts[-1][2] / self._counts[-1][1] if self._counts else 0.0
         previous = self._counts[-2][2] / self._counts[-2][1] if len(self._counts) > 1 else newest
         change = self._change()

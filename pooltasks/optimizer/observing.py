@@ -12,17 +12,19 @@ has finished plus what more is in the pool now than before, waiting or running.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pooltasks.metrics.collector import STALE
+from pooltasks.metrics.histogram import Histogram
 from pooltasks.optimizer.policies import Observation
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pooltasks.metrics.counts import Counts
+    from pooltasks.metrics.announced import Announced
+    from pooltasks.metrics.sample import Sample
     from pooltasks.metrics.samples import QueueState, StoredSample
 
 MISSED = 60
@@ -35,10 +37,11 @@ _OVERHEAD = 0.002
 
 @dataclass
 class _Work:
-    """What was done in a span of time, as far as policies care."""
+    """The work of a span of time, as far as policies care."""
 
     left: int = 0
     """Operations that left the pool: finished, or to be published again."""
+    failed: int = 0
     started: int = 0
     late: int = 0
     wait_sum: float = 0.0
@@ -48,19 +51,26 @@ class _Work:
     busy: float = 0.0
 
     @classmethod
-    def of(cls, counts: Counts, wait: float) -> _Work:
+    def of(cls, sample: Sample, wait: float) -> _Work:
+        counts = sample.counts
         runs = counts.run.count
         overhead = min(max(0.0, counts.busy - counts.run.total), runs * _OVERHEAD)
+        each = overhead / runs if runs else 0.0
+        # The starts and the busy time of a draining node say nothing of the serving nodes. No more
+        # does the wait of an operation that a limit may have held back.
+        waits = counts.wait.since(counts.limited) if sample.serves else Histogram()
         return cls(
-            # What a dead worker lost was put back: it has not left.
+            # An operation that a dead worker lost was put back: it has not left.
             left=sum(counts.outcomes.values()) - counts.outcomes[Outcome.LOST],
-            started=counts.wait.count,
-            late=round((counts.wait.share_above(wait) or 0.0) * counts.wait.count),
-            wait_sum=counts.wait.total,
+            failed=counts.outcomes[Outcome.FAILURE],
+            started=waits.count,
+            late=round((waits.share_above(wait) or 0.0) * waits.count),
+            wait_sum=waits.total,
             completed=runs,
+            # Both moments are of the run with the work around it.
             service_sum=counts.run.total + overhead,
-            service_squares=counts.run.squares,
-            busy=counts.busy,
+            service_squares=counts.run.squares + each * (2 * counts.run.total + overhead),
+            busy=counts.busy if sample.serves else 0.0,
         )
 
     def plus(self, other: _Work, sign: int = 1) -> _Work:
@@ -79,7 +89,7 @@ class Watch:
     inside: int | None = None
     """Operations in the pool then, waiting or running; None if nobody saw them all."""
     seen: dict[str, tuple[int, float, _Work]] = field(default_factory=dict)
-    """Of each node the last sample: number, time, content. One that may not have
+    """The last sample of each node: number, time, content. One that may not have
     arrived is written again under its number, with what came after it."""
 
     def snapshot(self) -> dict[str, Any]:
@@ -142,8 +152,11 @@ class Watch:
             # Each node read the queue; the last to do so knows best.
             latest = max(inside_now, key=lambda one: one.at)
             working = [one.sample for one in present if not one.sample.stopped]
-            reserved = sum(sample.reserved for sample in working)
-            inside = latest.queue.depth + reserved + sum(sample.running for sample in working)
+            serving = [sample for sample in working if sample.serves]
+            held = sum(sample.reserved + sample.running for sample in working)
+            inside = latest.queue.depth + held
+            # The reserved operations of a draining node wait for its own workers.
+            reserved = sum(sample.reserved for sample in serving)
             work = periods.get(period, _Work())
             # Before the first period nobody looked: as many as after it, say.
             before = inside if self.inside is None else self.inside
@@ -162,10 +175,13 @@ class Watch:
                     completed=work.completed,
                     service_sum=work.service_sum,
                     service_squares=work.service_squares,
-                    busy=work.busy / seconds,
+                    failed=work.failed,
+                    busy=max(0.0, work.busy) / seconds,
                     size=size,
-                    warm=sum(sample.capacity for sample in working),
-                    complete=len(inside_now) == len(present),
+                    warm=sum(sample.capacity for sample in serving),
+                    complete=all(
+                        one.at >= period * interval or one.sample.is_quiet for one in present
+                    ),
                 )
             )
             self.period, self.at, self.inside = period, latest.at, inside
@@ -205,7 +221,7 @@ class Watch:
     ) -> dict[int, _Work]:
         """Return the work of each period that was not seen before, and note it as seen.
 
-        What comes late belongs to the first period that can still have it.
+        Late work belongs to the first period that can still have it.
         """
         periods: dict[int, _Work] = {}
         for node, its in samples.items():
@@ -213,7 +229,7 @@ class Watch:
             for one in its:
                 if one.at <= at or one.sample.number < number:
                     continue
-                work = _Work.of(one.sample.counts, wait)
+                work = _Work.of(one.sample, wait)
                 new = work.plus(known, -1) if one.sample.number == number else work
                 period = max(first, math.floor(one.at / interval))
                 periods[period] = periods.get(period, _Work()).plus(new)
@@ -224,13 +240,35 @@ class Watch:
         return periods
 
 
+def with_announced(observation: Observation, announced: Announced) -> Observation:
+    """Return the observation with what applications recorded: never less than was measured."""
+    busy = max(
+        observation.busy,
+        announced.active_checkouts or 0.0,
+        (announced.utilization or 0.0) * observation.warm,
+    )
+    expected = round((announced.throughput or 0.0) * observation.seconds)
+    return replace(
+        observation,
+        waiting=observation.waiting + round(announced.queue_depth or 0.0),
+        announced=max(0, expected - observation.arrivals),
+        wait_sum=max(observation.wait_sum, (announced.avg_wait_time or 0.0) * observation.started),
+        busy=busy,
+        failed=max(
+            observation.failed, round((announced.error_rate or 0.0) * observation.completed)
+        ),
+    )
+
+
 def newest_period(samples: Mapping[str, Sequence[StoredSample]], interval: float) -> int | None:
     """Return the number of the last period that has a sample; None if there is none."""
     return max((math.floor(its[-1].at / interval) for its in samples.values()), default=None)
 
 
 def live(samples: Mapping[str, Sequence[StoredSample]], now: float) -> dict[str, StoredSample]:
-    """Return the last sample of each node that serves the pool, by Celery's name for it.
+    """Return the last sample of each node that is there, by Celery's name for it.
+
+    A draining node is one of them; ``sample.serves`` says which are capacity.
 
     A node that starts again begins a new series under the same name: the old
     one is its past.
@@ -256,7 +294,9 @@ def is_due(nodes: Iterable[StoredSample], now: float, interval: float, patience:
     """
     start = math.floor(now / interval) * interval
     late = now - start - interval / 2
-    return -_LOOK_AHEAD <= late < patience and any(one.at < start for one in nodes)
+    return -_LOOK_AHEAD <= late < patience and any(
+        one.at < start and not one.sample.is_quiet for one in nodes
+    )
 
 
 def _last_before(its: Sequence[StoredSample], end: float) -> StoredSample | None:
@@ -269,4 +309,4 @@ def _counts(one: StoredSample, start: float, end: float) -> bool:
 
 
 def _is_present(one: StoredSample, now: float) -> bool:
-    return now - one.at < max(STALE, STALE * one.sample.interval)
+    return now - one.at < one.sample.patience(STALE)

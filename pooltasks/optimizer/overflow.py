@@ -1,4 +1,4 @@
-"""Overflow: workers beyond the size for a while, for what no worker has time for.
+"""Overflow: temporary workers beyond the size, for operations that no worker has time for.
 
 A node decides on its own, many times between two decisions of a policy. It is here
 because the simulator runs the very same code.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LOOK = 0.02
 """Seconds between two looks of a node at its workers."""
 _IDLE = 1.0
-"""Seconds for which a temporary worker stays that nothing needs."""
+"""Seconds for which a temporary worker stays that is not needed."""
 
 
 class Overflow:
@@ -61,8 +61,8 @@ class Overflow:
             size: How many there are to be without overflow.
             serving: How many are given operations.
             busy: How many of these have as many as they have slots.
-            waiting: How many workers it takes for those that the node has and no worker.
-            queued: The same for those in the queue; asked only where that matters.
+            waiting: How many workers the node's operations need that no worker has.
+            queued: The same for operations in the queue; asked only where that matters.
             room: The most workers that the host has room for; None if that is not known.
         """
         before = self.count

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Capacity:
         ceiling: The most that its settings allow.
         room: The most that its host has memory and processors for now; it is
             never told to give workers up for want of room.
-        size: What it has.
+        size: The workers that it has.
     """
 
     floor: int
@@ -66,13 +66,29 @@ def split(slots: int, per_worker: int, nodes: Mapping[str, Capacity]) -> dict[st
     return workers
 
 
-def hosts_wanted(slots: int, per_worker: int, nodes: Mapping[str, Capacity]) -> int:
-    """Return how many nodes it takes to have ``slots``, given what the live ones can hold.
+def split_by_share(
+    slots: int,
+    per_worker: int,
+    nodes: Mapping[str, Capacity],
+    newer: Collection[str],
+    share: float | None,
+) -> dict[str, int]:
+    """Return the workers of each node, as :func:`split`, while some do only a share of the work.
+
+    A part of the work varies more for its size than the whole: so each part gets the square
+    root of its slots on top, as staffing by the square root has it.
 
     Args:
-        slots: Wanted of the pool, whatever the live nodes can hold.
+        slots: Wanted of the pool.
         per_worker: Slots of a worker.
-        nodes: Capacity of each live node; at least one.
+        nodes: Capacity of each live node.
+        newer: Those of them that run the new version of a rollout.
+        share: The share (0-1) of the work that these do; None: all nodes do all of it.
     """
-    mean = sum(node.most for node in nodes.values()) / len(nodes)
-    return max(1, math.ceil(slots / per_worker / mean - 1e-9))
+    if share is None:
+        return split(slots, per_worker, nodes)
+    workers: dict[str, int] = {}
+    for is_newer, part in ((True, slots * share), (False, slots * (1 - share))):
+        its = {name: node for name, node in nodes.items() if (name in newer) == is_newer}
+        workers |= split(min(slots, math.ceil(part + math.sqrt(part))), per_worker, its)
+    return workers

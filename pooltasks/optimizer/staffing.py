@@ -1,4 +1,4 @@
-"""Erlang staffing: how many slots keep the share of long waits below a goal.
+"""Erlang staffing: the number of slots that keeps the share of long waits below a goal.
 
 Offered load ``a`` is arrival rate × mean service time, in erlangs (busy slots);
 ``c`` is the number of slots; ``t`` a wait in seconds.
@@ -36,7 +36,7 @@ class Goal:
 def time_in_words(seconds: float, digits: int = 4) -> str:
     """Return a time with a unit that suits it: ``40 ms``, ``1.5 s``, ``30 min``, ``3 h``."""
     sizes = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
-    # What is less than two of a unit is told in the smaller one; a second is 1 s, though.
+    # A time of less than two of a unit is told in the smaller one; a second is 1 s, though.
     fits = [unit for unit, size in sizes.items() if seconds >= size * (2 if size > 1.0 else 1)]
     unit = fits[-1] if fits else "ms"
     return f"{seconds / sizes[unit]:.{digits}g} {unit}"

@@ -6,8 +6,10 @@ waits behind the backlog that it is to cure.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -21,11 +23,17 @@ from pooltasks.app import settings_of
 from pooltasks.broker.client import redis_client
 from pooltasks.broker.queues import lists_of
 from pooltasks.broker.serialization import SERIALIZER
+from pooltasks.keys import CONTROL_POOL
+from pooltasks.metrics.rollout_store import with_rollouts
 from pooltasks.optimizer.controller import PATIENCE, Controller
-from pooltasks.settings import CONTROL_POOL
+from pooltasks.optimizer.rollouts import look_after
 from pooltasks.task import Operation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+
     from pooltasks.settings import Settings
 
 logger = get_logger(__name__)
@@ -44,6 +52,16 @@ class Tick(Operation):
 
     abstract = True
     _is_away = False
+    _tracer: Any = None
+
+    @property
+    def __trace__(self) -> Any:
+        """Return the tracer without the wrappers of tools, which would tell of every tick."""
+        return self._tracer
+
+    @__trace__.setter
+    def __trace__(self, tracer: Any) -> None:
+        self._tracer = inspect.unwrap(tracer) if tracer is not None else None
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """Publish it, unless the control pool is behind or the server away; then return None."""
@@ -78,18 +96,37 @@ class Tick(Operation):
     checkout_timeout=_A_DAY,
 )
 def tick(self: Tick) -> None:
-    """Have each pool that is to be optimized take its turn."""
+    """Have each pool that is to be optimized take its turn, and look after rollouts."""
     until = time.monotonic() + PATIENCE
     for pool in optimized(settings_of(self.app)):
-        try:
+        with _alone(pool, "its optimizer's turn"):
             Controller(self.app, pool).tick(until)
-        except SoftTimeLimitExceeded:
-            raise  # the next tick waits behind this one
-        except redis.RedisError as error:
-            logger.warning("pool %s: its optimizer's turn failed: %s", pool, error)
-        except Exception:
-            # Whatever is wrong with one pool: the others' turns are now.
-            logger.exception("pool %s: its optimizer's turn failed", pool)
+    for pool in _rolling(self.app):
+        with _alone(pool, "the look at its rollout"):
+            look_after(self.app, pool)
+
+
+@contextmanager
+def _alone(pool: str, what: str) -> Iterator[None]:
+    """Have what goes wrong with one pool not keep the others from their turns."""
+    try:
+        yield
+    except SoftTimeLimitExceeded:
+        raise  # the next tick waits behind this one
+    except redis.RedisError as error:
+        logger.warning("pool %s: %s failed: %s", pool, what, error)
+    except Exception:
+        logger.exception("pool %s: %s failed", pool, what)
+
+
+def _rolling(app: Celery) -> list[str]:
+    """Return the pools with a rollout; none while the server does not say."""
+    pools = [name for name in settings_of(app).pools if name != CONTROL_POOL]
+    try:
+        return with_rollouts(redis_client(app), pools)
+    except redis.RedisError as error:
+        logger.warning("rollouts are not looked after: %s", error)
+        return []
 
 
 def optimized(settings: Settings) -> list[str]:

@@ -1,4 +1,4 @@
-"""The conditions of a run: delays, nodes and what goes wrong."""
+"""The conditions of a run: delays, nodes and faults."""
 
 from __future__ import annotations
 
@@ -15,8 +15,25 @@ class NodeCrash:
 
 
 @dataclass(frozen=True)
+class KeyLimits:
+    """Limits by key that all operations have.
+
+    Attributes:
+        keys: How many keys there are, ≥ 1; an operation has each with the same probability.
+        concurrency: How many of a key run at once; None: any number.
+        rate: How many of a key start in a second; None: any number.
+        burst: How many of them may start at once; None: as ``@operation`` has it.
+    """
+
+    keys: int = 1
+    concurrency: int | None = None
+    rate: float | None = None
+    burst: int | None = None
+
+
+@dataclass(frozen=True)
 class Conditions:
-    """What stands between a decision and a warm worker, and what goes wrong.
+    """The delays between a decision and a warm worker, and the faults.
 
     Attributes:
         wait: The objective's wait, seconds; longer ones are late.
@@ -28,14 +45,15 @@ class Conditions:
         nodes: Nodes that share the workers.
         spares: Warm workers of each node beyond its share, which take over at once when
             it is to have more or one of its workers dies.
-        overflow: Temporary workers that each node may have beyond its share, for what no
-            worker has time for.
+        overflow: Temporary workers that each node may have beyond its share, for operations
+            that no worker has time for.
         crashes_per_hour: Workers that die, all together.
         node_crashes: Nodes that die.
         redelivery: Seconds until a dead worker's operation is back in the queue.
         lost_metrics: Share of a node's samples that never arrive, 0–1. Counters
             are cumulative: the next sample makes up for it.
         late_metrics: Seconds that a node's samples are late.
+        limits: The limits by key; None: there are none.
         warm_in: Seconds at the start that are not measured.
     """
 
@@ -53,4 +71,5 @@ class Conditions:
     redelivery: float = 0.08
     lost_metrics: float = 0.0
     late_metrics: float = 0.0
+    limits: KeyLimits | None = None
     warm_in: float = 60.0

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from random import Random
 from typing import TYPE_CHECKING
 
 from pooltasks.optimizer.overflow import LOOK, Overflow
 from pooltasks.optimizer.policies.observation import Observation
+from pooltasks.simulator.holding import Holding
 from pooltasks.simulator.node import Node
+from pooltasks.simulator.run import Run, late_of
 
 if TYPE_CHECKING:
     from pooltasks.optimizer.policies.observation import Policy
@@ -28,38 +29,7 @@ if TYPE_CHECKING:
 class _Kind:
     """Kinds of events: plain integers, because the heap compares them."""
 
-    DONE, WARM, ACTUATE, CRASH, NODE_DOWN, NODE_UP, REDELIVER, LOOK, TICK = range(9)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run showed, from the end of its ``warm_in`` on.
-
-    Attributes:
-        waits: Seconds, one for each operation in order of arrival; −1 for one that
-            never started. Of the whole run.
-        operations: How many were measured.
-        late: How many of these waited longer than the objective, or never started.
-        worker_seconds: Of all workers that existed, warming and retiring ones too.
-        resizes: Decisions that changed the size.
-        lost: Operations that were neither completed nor in the pool at the end.
-        sizes: (time, size) at each change, of the whole run.
-        events: Events that were simulated, of the whole run.
-    """
-
-    waits: array[float]
-    operations: int
-    late: int
-    worker_seconds: float
-    resizes: int
-    lost: int
-    sizes: list[tuple[float, int]]
-    events: int
-
-    @property
-    def violations(self) -> float:
-        """Share of late operations, 0–1."""
-        return self.late / self.operations if self.operations else 0.0
+    DONE, WARM, ACTUATE, CRASH, NODE_DOWN, NODE_UP, REDELIVER, LOOK, GO_ON, TICK = range(10)
 
 
 class Simulation:
@@ -78,7 +48,9 @@ class Simulation:
         self.idle: dict[int, None] = {}  # the newest last: taken first, as prefork does
         self.running: dict[int, int] = {}  # worker → operation
         self.queue: deque[int] = deque()
-        self.heap: list[tuple[float, int, int]] = []  # time, kind, worker or node
+        limits, count = conditions.limits, len(arrivals.times)
+        self.holding = Holding(limits, count, seed) if limits else None
+        self.heap: list[tuple[float, int, int]] = []  # time, kind, worker, node or key
         self.plans: deque[list[int]] = deque()  # targets of the nodes, on their way
         self.redelivered: deque[int] = deque()
         self.size = conditions.initial
@@ -92,9 +64,10 @@ class Simulation:
         self._busy_offset = 0.0  # sum of −start and +end times: busy = offset + running × now
         self._busy_seen = 0.0
         self._arrived_seen = 0
+        self._looks = bool(conditions.overflow)
 
     def run(self) -> Run:
-        """Simulate to the end of the sequence and return what it showed."""
+        """Simulate to the end of the sequence and return the results."""
         conditions, seconds = self.conditions, self.arrivals.seconds
         for node, target in zip(self.nodes, self._split(self.size), strict=True):
             node.target = target
@@ -104,8 +77,7 @@ class Simulation:
         self.heap += [(conditions.tick, _Kind.TICK, 0)]
         for index, crash in enumerate(conditions.node_crashes):
             self.heap.append((crash.at, _Kind.NODE_DOWN, index))
-        if conditions.overflow:
-            self.heap.append((LOOK, _Kind.LOOK, 0))
+        self.heap += [(LOOK, _Kind.LOOK, 0)] * self._looks
         heapify(self.heap)
         if conditions.crashes_per_hour:
             self._next_crash(0.0)
@@ -121,7 +93,8 @@ class Simulation:
         while True:
             if upcoming <= heap[0][0]:
                 if idle:
-                    self._start(idle.popitem()[0], arrived, upcoming)
+                    if self.holding is None or self._admits(arrived, upcoming):
+                        self._start(idle.popitem()[0], arrived, upcoming)
                 else:
                     queue.append(arrived)
                 arrived += 1
@@ -139,13 +112,17 @@ class Simulation:
 
     def _start(self, worker: int, operation: int, now: float) -> None:
         counters = self.node_of[worker].counters
-        counters.started += 1
-        if self.waits[operation] < 0.0:  # a redelivered operation has waited already
-            wait = now - self.arrivals.times[operation]
+        counters.begun += 1
+        wait = now - self.arrivals.times[operation]
+        is_first = self.waits[operation] < 0.0  # a redelivered operation has waited already
+        if is_first:
             self.waits[operation] = wait
-            counters.wait_sum += wait
-            if wait > self.conditions.wait:
-                counters.late += 1
+        # As live, nobody learns from the wait of an operation with limits.
+        if self.holding is None:
+            counters.started += 1
+            if is_first:
+                counters.wait_sum += wait
+                counters.late += wait > self.conditions.wait
         self.running[worker] = operation
         self._busy_offset -= now
         heappush(self.heap, (now + self.arrivals.services[operation], _Kind.DONE, worker))
@@ -162,6 +139,8 @@ class Simulation:
         counters.service_sum += service
         counters.service_squares += service * service
         self.completed += 1
+        if self.holding:
+            self._go_on(self.holding, self.holding.end(operation), now)
         if node.retiring:
             node.retiring -= 1
             node.resting.append(worker)
@@ -170,10 +149,28 @@ class Simulation:
             self._serve(worker, now)
 
     def _serve(self, worker: int, now: float) -> None:
-        if self.queue:
-            self._start(worker, self.queue.popleft(), now)
-        else:
-            self.idle[worker] = None
+        while self.queue:
+            operation = self.queue.popleft()
+            if self._admits(operation, now):
+                self._start(worker, operation, now)
+                return
+        self.idle[worker] = None
+
+    def _admits(self, operation: int, now: float) -> bool:
+        """Return whether limits let an operation start; it is held if they do not."""
+        holding = self.holding
+        if holding is None or holding.admits(operation, now):
+            return True
+        self._go_on(holding, holding.key_of[operation], now)
+        return False
+
+    def _go_on(self, holding: Holding, key: int, now: float) -> None:
+        """Let go on what may of a key, and look again when its rate allows more."""
+        gone, again = holding.go_on(key, now)
+        for operation in reversed(gone):
+            self._put_back(operation, now)
+        if again is not None:
+            heappush(self.heap, (again, _Kind.GO_ON, key))
 
     def _rare(self, kind: int, subject: int, now: float) -> None:
         match kind:
@@ -187,10 +184,10 @@ class Simulation:
             case _Kind.LOOK:
                 self._look(now)
                 heappush(self.heap, (now + LOOK, _Kind.LOOK, 0))
+            case _Kind.GO_ON if self.holding:
+                self._go_on(self.holding, subject, now)
             case _Kind.CRASH:
-                if self.workers:
-                    alive = sorted(worker for node in self.nodes for worker in node.members)
-                    self._crash(self.random.choice(alive), now)
+                self._crash_any(now)
                 self._next_crash(now)
             case _Kind.NODE_DOWN:
                 self._node_down(subject, now)
@@ -228,9 +225,9 @@ class Simulation:
             node.resting.append(worker)
 
     def _resize(self, node: Node, now: float) -> None:
-        """Have as many serve as are wanted, and as many rest as there are to be spares.
+        """Have the wanted number of workers serve, and the number of spares rest.
 
-        Who rests serves before anybody is forked; a busy worker rests when it finishes.
+        Resting workers serve before any is forked; a busy worker rests when it finishes.
         """
         if not node.alive:
             return
@@ -250,7 +247,7 @@ class Simulation:
             heappush(self.heap, (node.forks_until + self.conditions.warm_up, _Kind.WARM, worker))
 
     def _look(self, now: float) -> None:
-        """Let each node have another temporary worker, or fewer, as it looks at its own."""
+        """Let each node look at its workers, and add or drop temporary ones."""
         for node in self.nodes:
             idle = sum(self.node_of[worker] is node for worker in self.idle)
             if node.alive and node.overflow.look(
@@ -264,7 +261,7 @@ class Simulation:
                 self._resize(node, now)
 
     def _end_surplus(self, node: Node, now: float) -> None:
-        """Let go: warming workers first, the youngest first of all, then those that rest."""
+        """End surplus workers: warming ones first, the youngest of all first, then resting ones."""
         surplus = max(0, len(node.members) - node.wanted - self.conditions.spares)
         for worker in sorted(node.warming, reverse=True)[:surplus]:
             node.warming.remove(worker)
@@ -279,6 +276,8 @@ class Simulation:
         operation = self.running.pop(worker, None)
         if operation is not None:
             self._busy_offset += now
+            if self.holding:
+                self.holding.keep_place(operation)
             self.redelivered.append(operation)
             heappush(self.heap, (now + self.conditions.redelivery, _Kind.REDELIVER, 0))
         self.idle.pop(worker, None)
@@ -287,6 +286,11 @@ class Simulation:
             node.resting.remove(worker)
         self._remove(worker, now)
         self._resize(node, now)
+
+    def _crash_any(self, now: float) -> None:
+        alive = sorted(worker for node in self.nodes for worker in node.members)
+        if alive:
+            self._crash(self.random.choice(alive), now)
 
     def _next_crash(self, now: float) -> None:
         gap = self.random.expovariate(self.conditions.crashes_per_hour / 3600.0)
@@ -302,14 +306,16 @@ class Simulation:
         heappush(self.heap, (now + crash.outage, _Kind.NODE_UP, crash.node))
 
     def _put_back(self, operation: int, now: float) -> None:
-        if self.idle:
-            self._start(self.idle.popitem()[0], operation, now)
-        else:
+        if not self.idle:
             self.queue.appendleft(operation)
+        elif self._admits(operation, now):
+            self._start(self.idle.popitem()[0], operation, now)
 
     def _tick(self, now: float) -> None:
         observation = self._observe(now)
-        target = self.policy.observe(observation).target
+        target = (decision := self.policy.observe(observation)).target
+        if decision.overflow is not None:
+            self._allow(decision.overflow, now)
         if target != self.size:
             self.size = target
             self.sizes.append((now, target))
@@ -317,6 +323,15 @@ class Simulation:
         # Sent at every tick: a node that was down has forgotten its share.
         self.plans.append(self._split(target))
         heappush(self.heap, (now + self.conditions.actuation, _Kind.ACTUATE, 0))
+
+    def _allow(self, overflow: int, now: float) -> None:
+        """Let the living nodes have so many temporary workers, shared evenly."""
+        alive = [node for node in self.nodes if node.alive]
+        for node in alive:
+            node.overflow.most = math.ceil(overflow / len(alive))
+        if overflow and not self._looks:
+            self._looks = True
+            heappush(self.heap, (now + LOOK, _Kind.LOOK, 0))
 
     def _split(self, target: int) -> list[int]:
         """Share ``target`` evenly over the nodes that live."""
@@ -341,8 +356,9 @@ class Simulation:
             - sum(getattr(old, name) for old in before)
             for name in vars(before[0])
         }
-        # A producer's counter is not there to read: what was started plus what waits.
-        arrived = sum(node.seen.started for node in self.nodes) + len(self.queue)
+        # There is no producer's counter to read: started plus waiting operations have arrived.
+        del gained["begun"]
+        arrived = sum(node.seen.begun for node in self.nodes) + len(self.queue)
         arrivals = max(0, arrived - self._arrived_seen)
         self._arrived_seen = max(self._arrived_seen, arrived)
         busy = self._busy_offset + len(self.running) * now
@@ -367,23 +383,18 @@ class Simulation:
         self._workers_until = now
 
     def _result(self) -> Run:
-        times, wait, end = self.arrivals.times, self.conditions.wait, self.arrivals.seconds
-        operations = late = 0
-        for published, waited in zip(times, self.waits, strict=True):
-            if published < self.conditions.warm_in:
-                continue
-            if waited < 0.0 and end - published <= wait:
-                continue  # the run ended before it could be late
-            operations += 1
-            late += waited < 0.0 or waited > wait
+        arrivals, holding = self.arrivals, self.holding
+        waited = holding.waited if holding else lambda _: 0.0
+        operations, late = late_of(arrivals, self.waits, waited, self.conditions)
         held = len(self.queue) + len(self.running) + len(self.redelivered)
+        held += holding.count if holding else 0
         return Run(
             waits=self.waits,
             operations=operations,
             late=late,
             worker_seconds=self.worker_seconds,
             resizes=self.resizes,
-            lost=len(times) - self.completed - held,
+            lost=len(arrivals.times) - self.completed - held,
             sizes=self.sizes,
             events=self.events,
         )

@@ -1,4 +1,4 @@
-"""A simulated node: its share of the workers, and what it counts and tells of them."""
+"""A simulated node: its share of the workers, their counts and its samples."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pooltasks.optimizer.overflow import Overflow
 
 @dataclass
 class Counters:
-    """What a node counts since its start."""
+    """The counts of a node since its start."""
 
-    started: int = 0
+    begun: int = 0  # operations that have started
+    started: int = 0  # of these, those without limits
     late: int = 0
     wait_sum: float = 0.0
     completed: int = 0
@@ -20,12 +21,12 @@ class Counters:
     service_squares: float = 0.0
 
     def copy(self) -> Counters:
-        """Return what is counted by now."""
+        """Return a copy of the present counts."""
         return Counters(**vars(self))
 
 
 class Node:
-    """A node: its workers, by number, and what it counts.
+    """A node: its workers, by number, and its counts.
 
     Args:
         overflow: How many temporary workers it may have beyond its share.
@@ -47,10 +48,10 @@ class Node:
 
     @property
     def wanted(self) -> int:
-        """How many are to serve now, temporary ones too."""
+        """How many workers are to serve now, temporary ones too."""
         return self.target + self.overflow.count
 
     @property
     def serving(self) -> int:
-        """How many are given operations."""
+        """How many workers are given operations."""
         return len(self.members) - len(self.warming) - len(self.resting)

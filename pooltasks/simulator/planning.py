@@ -1,4 +1,4 @@
-"""How many workers a rate needs, at what utilization, and what shorter waits cost."""
+"""The number of workers that a rate needs, their utilization, and the cost of shorter waits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.
 
 @dataclass(frozen=True)
 class Plan:
-    """A size and what it gives.
+    """A size and its figures.
 
     Attributes:
         goal: The objective it was made for.

@@ -1,6 +1,6 @@
 """Pictures of simulated runs: an SVG file, drawn by hand because it is a few lines and boxes.
 
-One panel a workload. The grey area is the offered load: the workers that would
+One panel a workload. The gray area is the offered load: the workers that would
 be busy if nothing ever waited. A line a policy is its size, and the marks under
 the panel are the seconds in which one of its operations waited too long.
 """
@@ -18,15 +18,15 @@ from pooltasks.simulator.workloads import STEP
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pooltasks.simulator.engine import Run
+    from pooltasks.simulator.run import Run
     from pooltasks.simulator.workloads import Arrivals
 
 WIDTH, HEIGHT = 900.0, 200.0  # of a panel's drawing area, pixels
 _LEFT, _TOP, _ROW = 50.0, 46.0, 16.0
 _TICKS = 5.0  # of an axis, at most, without its zero
 # Told apart by people who see no red or no green (Okabe and Ito 2008).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31", "#000000")
-_DASHES = "5 3"  # of the lines that have a colour for the second time
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31", "#000000")
+DASHES = "5 3"  # of the lines that have a color for the second time
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Panel:
     title: str
     arrivals: Arrivals
     wait: float
-    """Seconds; what waited longer is late."""
+    """Seconds; an operation that waited longer is late."""
     runs: list[tuple[str, Run]] = field(default_factory=list)
 
     @property
@@ -51,7 +51,7 @@ class Panel:
         top = max(highest, *load) * 1.05
         yield f'<text x="{_LEFT}" y="{_TOP - 26}" font-weight="bold">{escape(self.title)}</text>'
         yield (
-            f'<text x="{_LEFT}" y="{_TOP - 10}" fill="#555">Lines: workers. Grey: workers that '
+            f'<text x="{_LEFT}" y="{_TOP - 10}" fill="#555">Lines: workers. Gray: workers that '
             "would be busy if nothing waited. Marks: seconds in which an operation waited "
             f"longer than {self.wait * 1000:g} ms.</text>"
         )
@@ -59,23 +59,23 @@ class Panel:
         points = [(0.0, 0.0), *self._thinned(load), (self.arrivals.seconds, 0.0)]
         yield f'<polygon fill="#ddd" points="{self._path(points, top)}"/>'
         for number, (name, run) in reversed(list(enumerate(self.runs))):  # the first on top
-            again, index = divmod(number, len(_COLOURS))
-            colour, dashes = _COLOURS[index], f' stroke-dasharray="{_DASHES}"' if again else ""
+            again, index = divmod(number, len(COLORS))
+            color, dashes = COLORS[index], f' stroke-dasharray="{DASHES}"' if again else ""
             stairs = _stairs(run.sizes, self.arrivals.seconds)
             yield (
-                f'<polyline fill="none" stroke="{colour}" stroke-width="1.5"{dashes} '
+                f'<polyline fill="none" stroke="{color}" stroke-width="1.5"{dashes} '
                 f'points="{self._path(stairs, top)}"/>'
             )
             y = _TOP + HEIGHT + _ROW * (number + 2)
-            yield self._label(name, run, f'stroke="{colour}"{dashes}', y)
-            yield self._late(run, colour, y)
+            yield self._label(name, run, f'stroke="{color}"{dashes}', y)
+            yield self._late(run, color, y)
 
     def _axes(self, top: float) -> Iterator[str]:
-        for value in _ticks(top):
+        for value in ticks(top):
             x, y = self._at(0.0, value, top)
             yield f'<path d="M{x:.1f} {y:.1f}h{WIDTH}" stroke="#eee"/>'
             yield f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-        for minutes in _ticks(self.arrivals.seconds / 60.0):
+        for minutes in ticks(self.arrivals.seconds / 60.0):
             x, y = self._at(minutes * 60.0, 0.0, top)
             yield f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{minutes:g} min</text>'
 
@@ -96,7 +96,7 @@ class Panel:
             f'<text x="{x + 24}" y="{y}">{escape(text)}</text>'
         )
 
-    def _late(self, run: Run, colour: str, y: float) -> str:
+    def _late(self, run: Run, color: str, y: float) -> str:
         seconds = {
             int(published)
             for published, wait in zip(self.arrivals.times, run.waits, strict=True)
@@ -108,7 +108,7 @@ class Panel:
             row = [at for _, at in same]  # without a second in time between them
             width = max(1.0, len(row) * second)
             marks += f"M{_LEFT + row[0] * second:.1f} {y - 4.5:.1f}h{width:.1f}"
-        return f'<path d="{marks}" stroke="{colour}" stroke-width="9"/>' if marks else ""
+        return f'<path d="{marks}" stroke="{color}" stroke-width="9"/>' if marks else ""
 
     def _at(self, seconds: float, slots: float, top: float) -> tuple[float, float]:
         x = _LEFT + WIDTH * seconds / self.arrivals.seconds
@@ -143,7 +143,7 @@ def _stairs(sizes: Sequence[tuple[float, int]], end: float) -> Iterator[tuple[fl
         yield until, float(size)
 
 
-def _ticks(top: float) -> list[float]:
+def ticks(top: float) -> list[float]:
     """Return up to six round numbers from 0 to at most ``top``."""
     unit = 10.0 ** math.floor(math.log10(top / _TICKS))
     step = next(unit * n for n in (1, 2, 5, 10) if top <= unit * n * _TICKS)

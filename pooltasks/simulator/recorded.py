@@ -1,9 +1,9 @@
-"""What a pool was really asked for: its own samples, as operations to simulate.
+"""The real demand on a pool: its own samples, as operations to simulate.
 
-Arrivals are counted exactly, second by second: what was started, and by how much
-more waits. When in its second an operation arrived, and how long each one ran,
-is drawn anew with every seed: uniformly in the second, from the histogram of runs.
-What a worker does around an operation (storing its result above all) is added.
+Arrivals are counted exactly, second by second: the operations that started, and the
+growth of the backlog. The moment of each arrival in its second and the length of each
+run are drawn anew with every seed: uniformly in the second, from the histogram of runs.
+A worker's own work around an operation (storing its result above all) is added.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ class Recording:
     Attributes:
         pool: Its name.
         arrivals: Operations that arrived in each second, oldest first.
-        sizes: Workers that the pool was to have in each of these.
-        overflow: Temporary ones that it had beyond these.
+        sizes: Slots of the workers that the pool was to have in each of these.
+        overflow: Slots of temporary ones that it had beyond these.
         waits: How long operations waited that started in each of these.
         runs: How long operations ran.
+        nodes: The most nodes that served at once.
         around: Seconds that workers were busy with one operation beyond its run, on average.
     """
 
@@ -52,14 +53,15 @@ class Recording:
     waits: list[Histogram]
     runs: Histogram
     around: float
+    nodes: int = 1
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Return the length of the trace."""
         return float(len(self.arrivals))
 
     def late(self, wait: float, since: float) -> float:
-        """Return which share (0–1) of the operations waited longer than ``wait`` seconds.
+        """Return the share (0–1) of the operations that waited longer than ``wait`` seconds.
 
         Args:
             wait: Seconds.
@@ -68,14 +70,17 @@ class Recording:
         return Histogram.merged(self.waits[int(since) :]).share_above(wait) or 0.0
 
     def worker_seconds(self, since: float) -> float:
-        """Return what the pool took after its first ``since`` seconds."""
+        """Return the slot-seconds that the pool took after its first ``since`` seconds.
+
+        The simulation's workers have one slot each: its worker-seconds are slot-seconds.
+        """
         return float(sum(self.sizes[int(since) :]) + sum(self.overflow[int(since) :]))
 
 
 def record(
     pool: str, samples: Mapping[str, Sequence[StoredSample]], now: float, seconds: float
 ) -> Recording:
-    """Return the last ``seconds`` of a pool that its nodes' samples tell of.
+    """Return the last ``seconds`` of a pool, from its nodes' samples.
 
     Args:
         pool: Its name.
@@ -104,6 +109,7 @@ def record(
     counts, sizes, overflow, waits = [], [], [], []
     runs = []
     busy = 0.0
+    nodes = 1
     for second in range(start - 1, end):
         new = sorted(by_second.get(second, []), key=lambda item: item[1].at)
         for node, one in new:
@@ -120,17 +126,19 @@ def record(
         total = max(arrived, started + depth + reserved)
         counts.append(total - arrived)
         arrived = total
-        sizes.append(sum(one.sample.size for one in present.values()))
-        overflow.append(sum(one.sample.overflow for one in present.values()))
+        serving = [one.sample for one in present.values() if one.sample.serves]
+        sizes.append(sum(its.size * its.slots for its in serving))
+        overflow.append(sum(its.overflow * its.slots for its in serving))
+        nodes = max(nodes, len(serving))
     whole = Histogram.merged(runs)
     if not whole.count or not sum(counts[1:]):
         raise ConfigurationError(
             f"The pool {pool!r} ran no operation in the last {end - start} s: there is nothing "
             "to replay."
         )
-    # The first second only tells what waited before.
+    # The first second only gives the backlog before.
     around = max(0.0, busy - whole.total) / whole.count
-    return Recording(pool, counts[1:], sizes[1:], overflow[1:], waits[1:], whole, around)
+    return Recording(pool, counts[1:], sizes[1:], overflow[1:], waits[1:], whole, around, nodes)
 
 
 @dataclass(frozen=True)
@@ -149,8 +157,8 @@ class RecordedService:
     def steady_factor(self) -> float:
         """The tail factor to staff with at a steady rate.
 
-        Allen–Cunneen's up to exponential service; beyond, what simulation found
-        for lognormal service with ``scv`` 4 (1.6), in proportion.
+        Allen–Cunneen's up to exponential service; beyond, the factor that simulation
+        found for lognormal service with ``scv`` 4 (1.6), in proportion.
         """
         middles = [
             (self.around + math.sqrt(lower_bound(bucket) * lower_bound(bucket + 1)), count)

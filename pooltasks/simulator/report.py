@@ -1,4 +1,4 @@
-"""Policies × workloads × seeds, and the table of what they cost and how well they serve."""
+"""Policies × workloads × seeds, and the table of their cost and their service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pooltasks.optimizer.policies import Fixed, Limits, Objective, Rules, Schedule
 from pooltasks.optimizer.staffing import Goal
 from pooltasks.simulator.conditions import Conditions
-from pooltasks.simulator.engine import Run, Simulation
+from pooltasks.simulator.engine import Simulation
 from pooltasks.simulator.rivals import (
     CeleryAutoscale,
     HorizontalPodAutoscaler,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pooltasks.optimizer.policies import Policy
     from pooltasks.simulator.recorded import Replay
+    from pooltasks.simulator.run import Run
     from pooltasks.simulator.workloads import Arrivals, Source
 
     Builder = Callable[["Setting"], Policy]
@@ -39,7 +40,7 @@ _CHANCE = 0.05  # of the operations; when more are late with the oracle too, it 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a policy is built for: one sequence under one objective."""
+    """The setting that a policy is built for: one sequence under one objective."""
 
     arrivals: Arrivals
     limits: Limits
@@ -48,7 +49,7 @@ class Setting:
     tail_factor: float = 1.0
 
     def oracle(self) -> Oracle:
-        """Return the policy that knows what will come."""
+        """Return the policy that knows the arrivals to come."""
         return Oracle(self.limits, self.goal, self.arrivals, self.conditions, self.tail_factor)
 
     def staffed_for_mean(self) -> int:
@@ -58,7 +59,7 @@ class Setting:
 
 
 def policies() -> dict[str, Builder]:
-    """Return how each policy and each rival is built, by name."""
+    """Return the builder of each policy and each rival, by name."""
     return {
         "objective": lambda setting: Objective(setting.limits, setting.goal),
         "schedule": lambda setting: Schedule(setting.limits, setting.goal, season=3600.0),
@@ -75,7 +76,7 @@ def policies() -> dict[str, Builder]:
 
 
 def fixed(size: int) -> Builder:
-    """Return how a pool of always ``size`` slots is built."""
+    """Return the builder of a pool of always ``size`` slots."""
     return lambda _setting: Fixed(size)
 
 
@@ -89,7 +90,7 @@ class Interval:
 
     @classmethod
     def of(cls, values: list[float]) -> Interval:
-        """Return the interval of at least one value; of one it is that value."""
+        """Return the interval of at least one value; that of one value has no width."""
         mean = fmean(values)
         if len(values) == 1:
             return cls(mean, mean, mean)
@@ -192,7 +193,7 @@ def compare(
 
 
 def recorded_row(replay: Replay, limits: Limits, goal: Goal, conditions: Conditions) -> Row:
-    """Return what a pool itself did, beside what policies do with its traffic."""
+    """Return the row of the pool itself, to compare with policies on its traffic."""
     recording = replay.recording
     arrivals = replay.sequence(0, recording.seconds)
     setting = Setting(arrivals, limits, goal, conditions, arrivals.service.steady_factor)
@@ -234,9 +235,9 @@ def recoveries(arrivals: Arrivals, run: Run, oracle: Run, goal: Goal) -> list[fl
     """Return, for each step up, the seconds until the objective holds again.
 
     That is the first moment from which on, for 10 s, no more operations are late than
-    the objective allows, or than are with an oracle that was staffed for the step
-    before it came: in so short a time chance alone makes more than 1 % (but hardly 5 %)
-    of them late now and then, whatever the policy. Counted by when operations are published. A run
+    the objective allows, or than with an oracle that was staffed for the step before it
+    came: in so short a time chance alone makes more than 1 % (but hardly 5 %) of them
+    late now and then, with any policy. Operations count at their publication. A run
     that does not recover before it ends counts to its end.
     """
     published = arrivals.times
@@ -256,7 +257,7 @@ def recoveries(arrivals: Arrivals, run: Run, oracle: Run, goal: Goal) -> list[fl
 
 
 def _late(arrivals: Arrivals, run: Run, goal: Goal) -> list[float]:
-    """Return when the operations were published that waited too long, or never started."""
+    """Return the publication times of operations that waited too long, or never started."""
     return [
         time
         for time, wait in zip(arrivals.times, run.waits, strict=True)
@@ -284,7 +285,7 @@ def table(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _half(interval: Interval, scale: float, digits: int) -> str:
-    """Return half the width of an interval, nothing for one of a single value."""
+    """Return half the width of an interval in words; empty for a single value."""
     half = scale * (interval.high - interval.mean)
     return f"{half:.{digits}f}" if half else ""
 

@@ -57,7 +57,7 @@ class Rival:
 
 
 class Window:
-    """The mean of what was added in the last ``seconds``."""
+    """The mean of the values that were added in the last ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -100,7 +100,7 @@ class HorizontalPodAutoscaler(Rival):
         self._utilization.add(observation.now, min(1.0, observation.busy / warm))
 
     def wish(self, observation: Observation) -> int:
-        """Return what the metric asks for, before stabilization."""
+        """Return the slots that the metric asks for, before stabilization."""
         ratio = self._utilization.mean() / self.target
         if abs(ratio - 1.0) <= self.tolerance:
             return observation.size
@@ -193,7 +193,7 @@ class TargetTracking(Rival):
 class CeleryAutoscale(Rival):
     """``celery worker --autoscale``: as many workers as reserved operations, down after 30 s.
 
-    It sees only what is reserved: at most ``multiplier`` × size.
+    It sees only reserved operations: at most ``multiplier`` × size.
     """
 
     def __init__(self, limits: Limits, multiplier: int = 4, keepalive: float = 30.0) -> None:
@@ -250,7 +250,7 @@ class Oracle(Rival):
     Args:
         limits: Of its target.
         goal: The objective.
-        arrivals: What will come.
+        arrivals: The operations that will come.
         conditions: For the delays it has to be ahead of.
         factor: Tail factor; the smallest that meets the goal at a steady rate.
     """
@@ -281,5 +281,5 @@ class Oracle(Rival):
         )
 
     def decide(self, observation: Observation) -> int:
-        """Return what is needed until the next decision can take effect."""
+        """Return the slots that are needed until the next decision can take effect."""
         return self.size_at(observation.now, observation.now + self._ahead)

@@ -1,9 +1,8 @@
-"""Rates from files: what was recorded elsewhere, rescaled to the load that is tried.
+"""Rates from files: loads that were recorded elsewhere, rescaled to the load that is tried.
 
 The load is rescaled, not the time: a row lasts as long as its file says. A run begins
-anywhere in the file, inside a row too, because when somebody else began to count has
-nothing to do with when a pool is looked at: ticks that fell on the rows' ends would see
-each change a whole tick late.
+anywhere in the file, inside a row too: the rows' ends have nothing to do with the ticks
+of a policy. Ticks that fell on the rows' ends would see each change a whole tick late.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ def trace(path: Path, mean_rate: float = 100.0, row: float | None = None) -> Rat
         path: A header line, then rows whose second column is a count.
         mean_rate: Operations a second that the used part is scaled to. The seed
             chooses where it begins.
-        row: Seconds that one row lasts. None: what lies between the dates and times
-            (ISO 8601) of the first column, the median; a minute if it has no dates.
+        row: Seconds that one row lasts. None: the median time between the dates and times
+            (ISO 8601) of the first column; a minute if it has no dates.
 
     Raises:
         ConfigurationError: The file cannot be read or holds no counts, or its rows
@@ -52,8 +51,8 @@ def events(path: Path, mean_rate: float = 100.0, bucket: float = MINUTE) -> Rate
     """Return the rates of a CSV file with a row for each operation, rescaled as a trace's.
 
     Args:
-        path: A header line, then rows whose first column is when an operation
-            arrived: seconds, or a date and time (ISO 8601).
+        path: A header line, then rows whose first column is the arrival of an
+            operation: seconds, or a date and time (ISO 8601).
         mean_rate: As of a trace.
         bucket: Seconds over which operations are counted.
 
@@ -69,7 +68,7 @@ def events(path: Path, mean_rate: float = 100.0, bucket: float = MINUTE) -> Rate
 
 
 def _seconds(text: str) -> float:
-    """Return the seconds that a number or a date and time says."""
+    """Return the seconds of a number, or of a date and time."""
     with suppress(ValueError):
         return float(text)
     return _date(text)
@@ -80,7 +79,7 @@ def _date(text: str) -> float:
 
 
 def _windows(path: Path, counts: list[float], mean_rate: float, bucket: float) -> Rates:
-    """Return how a part of ``counts`` is chosen, and brought to the mean rate."""
+    """Return rates that choose a part of ``counts`` and bring it to the mean rate."""
     each = round(bucket / STEP)
     if each < 1:
         raise ConfigurationError(
@@ -103,7 +102,7 @@ def _windows(path: Path, counts: list[float], mean_rate: float, bucket: float) -
 
 
 def _spacing(path: Path) -> float:
-    """Return the seconds between two rows, as the dates of the first column have it."""
+    """Return the seconds between two rows, by the dates of the first column."""
     stamps = _read(path, 0, str, "a count in the second column of each row")
     try:
         times = [_date(stamp) for stamp in stamps]

@@ -1,4 +1,4 @@
-"""What arrives: rates over time, service times, and both as one reproducible sequence.
+"""Workloads: rates over time, service times, and both as one reproducible sequence.
 
 A sequence depends on its workload and its seed alone, so that every policy is
 tried on the same operations (common random numbers).
@@ -25,7 +25,7 @@ PARETO_SHAPE = 2.2  # squared coefficient of variation 2.27
 
 
 class ServiceTimes(Protocol):
-    """What service times are drawn from."""
+    """A source of service times."""
 
     @property
     def mean(self) -> float:
@@ -78,7 +78,7 @@ class Arrivals:
         services: How long each runs, seconds.
         rates: The true rate, operations a second, one value per ``STEP``.
         seconds: Length.
-        service: What the service times were drawn from.
+        service: The source of the service times.
     """
 
     times: array[float]
@@ -104,11 +104,11 @@ class Arrivals:
 
 
 class Source(Protocol):
-    """Where the operations of a run come from."""
+    """A source of the operations of a run."""
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Return the name in tables."""
         ...
 
     def sequence(self, seed: int, seconds: float) -> Arrivals:
@@ -121,7 +121,7 @@ class Workload:
     """A named shape of arrivals with its service times.
 
     Attributes:
-        name: What tables call it; sequences of other names differ.
+        name: Its name in tables; sequences of other names differ.
         shape: Its rates.
         service: Its service times.
         mean_rate: Operations a second that each sequence is scaled to; None: as the shape is.
@@ -138,7 +138,7 @@ class Workload:
         mean_run: float | None = None,
         distribution: Distribution | None = None,
     ) -> Workload:
-        """Return the workload with what is given, the rest as it is.
+        """Return the workload with the given values, the others as they are.
 
         Args:
             mean_rate: Operations a second.

@@ -45,8 +45,7 @@ def serving(
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     deployment = Deployment(tmp_path_factory.mktemp("serving"), url)
-    deployment.app = deployment.configure(SERVING)
-    deployment.pool = Pool("code", app=deployment.app)
+    deployment.pool = Pool("code", app=deployment.configure(SERVING))
     try:
         deployment.start_node("-Q", "pool.code")
         deployment.pool.execute("ping", timeout=DEADLINE)
@@ -76,7 +75,7 @@ def either_path(
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     deployment = Deployment(tmp_path_factory.mktemp(request.param), url)
-    app = deployment.app = deployment.configure(EITHER_PATH.format(transport=request.param))
+    app = deployment.configure(EITHER_PATH.format(transport=request.param))
     app.loader.import_task_module("conformance_operations")
     app.finalize()
     try:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import redis
+from kombu.exceptions import OperationalError
 
 import pooltasks
-from pooltasks import address
+from pooltasks import address, keys, remote
 from pooltasks.app import Extension, PoolApp
+from pooltasks.broker.dead_letters import DeadLetter, DeadLetters
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 DEADLINE = 30.0
+ANSWER = 0.3
+"""Seconds for which the nodes are listened to; one that is late answers the next question."""
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
@@ -37,6 +41,14 @@ def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLI
     pytest.fail(f"not within {deadline} s: {what}")
 
 
+def has_ended(pid: int) -> bool:
+    """Return whether a process is gone, or only waits until somebody asks for its exit code."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 class Deployment:
     """A server, a configuration, and the nodes that a test starts."""
 
@@ -45,6 +57,8 @@ class Deployment:
         self.url = url
         self.redis = address.connect(url, redis.Redis, decode_responses=True)
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self.app: PoolApp
+        self._apps: list[PoolApp] = []
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("POOLTASKS_")},
             "POOLTASKS_REDIS_URL": url,
@@ -68,6 +82,8 @@ class Deployment:
             patch.setenv("POOLTASKS_CONFIG", str(path))
             patch.setenv("POOLTASKS_REDIS_URL", self.url)
             app._extension = Extension(Settings.load())
+        self.app = app
+        self._apps.append(app)
         return app
 
     def command(self, *arguments: str) -> list[str]:
@@ -114,9 +130,10 @@ class Deployment:
 
     def status_by_node(self) -> dict[str, dict[str, Any]]:
         """What the nodes say of themselves; empty while none answers."""
-        answer = json.loads(self.run("pooltasks", "status", "--json").stdout or "{}")
-        nodes: dict[str, dict[str, Any]] = answer.get("nodes", {})
-        return nodes
+        try:
+            return remote.ask(self.app, "pool_status", timeout=ANSWER)
+        except OperationalError:  # the server is away, as some tests want it
+            return {}
 
     def status(self) -> dict[str, Any]:
         """What the only node says of itself; empty while none answers."""
@@ -135,7 +152,12 @@ class Deployment:
 
     def reserved(self) -> int:
         """Return how many operations the nodes have reserved."""
-        return sum(self.redis.hlen(key) for key in self.redis.keys("pooltasks:unacked:*"))
+        names = self.redis.keys("pooltasks:{*}:unacked:*")
+        return sum(self.redis.hlen(name) for name in names)
+
+    def living(self, queue: str = "pool.code") -> int:
+        """Return how many nodes of a pool have a lease."""
+        return int(self.redis.zcard(keys.leases(queue)))
 
     def stop(self) -> None:
         for node in self.nodes:
@@ -149,6 +171,24 @@ class Deployment:
                 node.wait()
                 pytest.fail(f"a node did not stop:\n{self.log()[-3000:]}")
         self.redis.close()
+        for app in self._apps:
+            app.backend.result_consumer.stop()
+            app.close()
+
+
+def letter_of(deployment: Deployment, identifier: str) -> tuple[DeadLetter, bytes]:
+    """Return the dead letter with this id as soon as it is there."""
+    with deployment.bytes_client() as client:
+        letters = DeadLetters(client, "pool.code")
+        wait_until(
+            lambda: any(letter.id == identifier for letter in letters.list()), "the dead letter"
+        )
+        return letters.show(identifier)
+
+
+def last_published(deployment: Deployment) -> dict[str, Any]:
+    """Return the message that waits in a queue which nobody serves."""
+    return json.loads(deployment.redis.lpop("pool.control"))
 
 
 class Node:

@@ -7,7 +7,9 @@ import ctypes
 import json
 import logging
 import os
+import pdb  # noqa: T100  one operation is run in it
 import signal
+import sys
 import time
 from itertools import repeat
 from pathlib import Path
@@ -41,6 +43,14 @@ def hang_in_warm_up_once(self) -> None:
     if redis_client(self.app).incr("hangs") == 1:
         time.sleep(3600)
     _this_worker["warm_pid"] = os.getpid()
+
+
+@operation(pool="code", timeout=0.3)
+def stop_in_a_debugger(commands: str) -> str:
+    """Have a debugger stop here, which reads its commands from a file."""
+    with Path(commands).open() as stdin, Path(os.devnull).open("w") as stdout:
+        pdb.Pdb(stdin=stdin, stdout=stdout, nosigint=True).set_trace()
+        return "went on"
 
 
 @operation(pool="code", bind=True, timeout=30)
@@ -121,6 +131,12 @@ def sleep(seconds: float) -> None:
 
 
 @operation(pool="code", timeout=0.3)
+def look_for_ever() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+@operation(pool="code", timeout=0.3)
 def ignore_the_soft_limit() -> None:
     started = time.monotonic()
     while time.monotonic() - started < 60:
@@ -180,6 +196,23 @@ def die_once_not_idempotent(self, key: str) -> int:
     return deliveries
 
 
+@operation(pool="code", bind=True, timeout=1, checkout_timeout=1)
+def try_again_later(self: Any, countdown: float) -> int:
+    """Fail once, and return the number of the attempt that did not."""
+    if not self.request.retries:
+        raise self.retry(countdown=countdown)
+    return int(self.request.retries)
+
+
+@operation(pool="code", bind=True, unique="order", key="tenant", concurrency=1)
+def try_again_under_limits(self: Any, order: int, tenant: str) -> list[Any]:
+    """Fail once, while another call like this one is sent; return whether that was one too many."""
+    if not self.request.retries:
+        raise self.retry(countdown=0.1)
+    again = try_again_under_limits.delay(order, tenant)
+    return [tenant, again.id == self.request.id]
+
+
 @operation(pool="code", bind=True, retry={"connection": 3})
 def fail_until(self, key: str, attempts: int) -> int:
     """Lose a connection until it was tried ``attempts`` times."""
@@ -211,6 +244,29 @@ def mark_and_occupy(self, key: str, seconds: float) -> None:
     mark = json.dumps({"at": time.time(), "node": os.getppid()})
     redis_client(self.app).rpush(key, mark)
     time.sleep(seconds)
+
+
+@operation(pool="code", bind=True)
+def die_before_it_is_counted(self, mark: str) -> str:
+    """End this worker, the first time, when the success is stored and the chord knows nothing."""
+    if redis_client(self.app).incr(mark) == 1:
+        self.backend.on_chord_part_return = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    return mark
+
+
+@operation(pool="code", bind=True)
+def note(self, mark: str, seconds: float) -> str:
+    """Count that this starts, and take some time."""
+    redis_client(self.app).hincrby("starts", mark, 1)
+    time.sleep(seconds)
+    return mark
+
+
+@operation(pool="code", bind=True, idempotent=False)
+def note_once(self, mark: str, seconds: float) -> str:
+    redis_client(self.app).hincrby("starts", mark, 1)
+    time.sleep(seconds)
+    return mark
 
 
 @operation(pool="code", bind=True, timeout=30)
@@ -286,3 +342,39 @@ def _note(event: str, measurements: Mapping[str, Any], metadata: Mapping[str, An
 if Path("events").is_dir():
     # A test that wants every single event makes this folder.
     telemetry.attach_many("sample", telemetry.EVENTS, _note)
+
+
+class UnloadableError(Exception):
+    """Pickles, and does not unpickle."""
+
+    def __init__(self, first: str, _second: str) -> None:
+        super().__init__(first)
+
+
+@operation(pool="code")
+def reject_unloadable() -> None:
+    raise Reject(UnloadableError("of the", "operation"))
+
+
+@operation(pool="code")
+def raise_unloadable() -> None:
+    raise UnloadableError("of the", "operation")
+
+
+@operation(pool="code")
+def die_and_leave_a_process() -> None:
+    """Start a process that keeps every descriptor of this worker open, and die."""
+    if os.fork() == 0:
+        time.sleep(10)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@operation(pool="code")
+def errback(request: Any, error: Any, traceback: Any, key: str = "errbacks") -> None:  # noqa: ARG001
+    """Note that it was told, and by whom; then leave, or sleep, as the key says."""
+    redis_client(current_task.app).rpush(key, os.getpid())
+    if key.endswith("leaves"):
+        sys.exit("the errback leaves")
+    if key.endswith("sleeps"):
+        time.sleep(8)

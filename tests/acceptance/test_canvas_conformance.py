@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from celery import Signature
 
 # Celery's own call, of a command that redis-py would rather see spelt otherwise.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")
+pytestmark = [pytest.mark.filterwarnings("ignore:Call to deprecated setex"), pytest.mark.long]
 
 
 class Canvas:

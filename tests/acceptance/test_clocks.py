@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,12 +68,17 @@ def test_waits_are_true_on_hosts_whose_clocks_differ(
     assert sorted(told.values()) == pytest.approx([-5, 5], abs=1)
 
     longest = 0.0
+    wrong = []
     for before, after, result in sent:
         earliest, latest = result.get(timeout=DEADLINE)["began"]
         wait = result.backend.get_task_meta(result.id)["timing"]["wait"]
-        assert max(0.0, earliest - after - 0.005) <= wait <= latest - before + 0.005
+        wrong.append(max(earliest - after - wait, wait - (latest - before), 0.0))
         longest = max(longest, wait)
     assert longest > 0.1
+    # A clock is set by the quickest of some answers: by half of what that took it may be wrong,
+    # and a busy machine takes its time.
+    assert statistics.median(wrong) <= 0.005
+    assert max(wrong) <= 0.05
 
     # An operation is not refused by a clock that runs ahead of the caller's.
     assert pool.submit("sample_operations.echo", [1], timeout=2).get(timeout=DEADLINE) == 1

@@ -14,6 +14,8 @@ from pooltasks import Pool
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.long
+
 NAMES = {
     "celery": ("celery", "-A", "pooltasks", "pool"),
     "pooltasks": ("pooltasks",),
@@ -37,9 +39,42 @@ def name(request: pytest.FixtureRequest) -> tuple[str, ...]:
 def test_status_is_the_same_under_each_name(serving: Deployment, name: tuple[str, ...]) -> None:
     completed = serving.run(*name, "status")
     assert completed.returncode == 0, completed.stderr
-    heading, line = completed.stdout.splitlines()
-    assert heading.split() == ["POOL", "NODE", "SIZE", "WARM", "WARMING", "OVERFLOW", "WARM-UP"]
-    assert line.split()[:5] == ["code", f"code@{socket.gethostname()}", "2", "2", "0"]
+    heading, *lines = completed.stdout.splitlines()
+    assert heading.split()[:5] == ["POOL", "STATE", "BACKLOG", "OLDEST", "WAIT"]
+    code = next(line for line in lines if line.startswith("code "))
+    # The first operation waited for the node to start.
+    assert code.split()[1] in ("ok", "WARN")
+    assert code.split()[2] == "0"
+    assert code.endswith("1 live")
+    assert f"server {serving.url}" in completed.stderr
+    assert "Application 'pooltasks'" in completed.stderr
+
+
+def test_status_of_a_pool_names_its_nodes_and_those_that_were_killed(
+    deployment: Deployment,
+) -> None:
+    deployment.configure(ONE_NODE)
+    node = deployment.start_node("-Q", "pool.code")
+    deployment.wait_for_warm(1)
+    name = f"code@{socket.gethostname()}"
+    completed = deployment.run("pooltasks", "status", "code")
+    assert completed.returncode == 0, completed.stderr
+    assert f"{name}: live, 1 of 1 workers warm" in completed.stdout
+    assert deployment.run("pooltasks", "drain", "code").returncode == 0
+    assert f"{name} is drained: no node takes operations." in (
+        deployment.run("pooltasks", "status", "code").stdout
+    )
+
+    node.kill()
+    node.wait()
+
+    wait_until(
+        lambda: f"{name} has not answered for" in deployment.run("pooltasks", "status").stdout,
+        "the lost node is named",
+    )
+    completed = deployment.run("pooltasks", "status", "code")
+    assert completed.returncode == 1
+    assert f"{name}: lost, no answer for" in completed.stdout
 
 
 def test_status_as_json(serving: Deployment, name: tuple[str, ...]) -> None:
@@ -55,16 +90,33 @@ def test_check_finds_nothing_wrong(serving: Deployment, name: tuple[str, ...]) -
     completed = serving.run(*name, "check")
     assert completed.returncode == 0, completed.stderr
     lines = completed.stdout.splitlines()
-    assert all(line.startswith("ok  ") for line in lines)
-    assert lines[0] == "ok   settings: 1 pools: code"
-    assert lines[-1] == "ok   pool.code: its operations can be imported"
+    assert lines[0] == "ok   settings: 1 pool: code"
+    assert "ok   pool.code: its operations can be imported" in lines
+    assert any(line.startswith("ok   pool.code: an operation came back in ") for line in lines)
+    # What is not there in this deployment is all that is told of, but for waits of a busy machine.
+    bad = [line for line in lines if line.startswith(("WARN", "FAIL"))]
+    assert [line for line in bad if "nodes of code" not in line] == [
+        "WARN optimizer: no node serves the control pool: pools keep their size"
+    ]
+    assert "--   alerts: not looked at" in lines
+
+
+@pytest.mark.parametrize("phase", ["before", "during", "after"])
+def test_check_finds_nothing_wrong_in_any_phase(serving: Deployment, phase: str) -> None:
+    completed = serving.run("pooltasks", "check", "--phase", phase, "--json")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    answer = json.loads(completed.stdout)
+    told_of = {its["subject"] for its in answer["findings"] if its["remedy"]}
+    assert told_of <= {"optimizer", "alerts", "nodes of code"}  # waits of a busy machine
+    looked_at_nodes = any(its["subject"] == "nodes of code" for its in answer["findings"])
+    assert looked_at_nodes == (phase != "before")
 
 
 def test_warm_reports_each_worker(serving: Deployment, name: tuple[str, ...]) -> None:
     completed = serving.run(*name, "warm", "code")
     assert completed.returncode == 0, completed.stderr
     assert "2 of 2 workers warmed" in completed.stdout
-    assert "the pool has no warm-up commands" in completed.stdout
+    assert "there are no warm-up commands" in completed.stdout
 
 
 @pytest.mark.parametrize("command", ["status", "warm"])
@@ -74,7 +126,6 @@ def test_a_pool_without_a_node_is_a_message_and_exit_code_1(
     completed = serving.run("pooltasks", command, "control")
     assert completed.returncode == 1
     assert "No node answers. Start one: celery -A pooltasks worker -Q pool." in completed.stderr
-    assert completed.stdout == ""
     assert "Traceback" not in completed.stderr
 
 
@@ -83,7 +134,9 @@ def test_status_as_json_without_a_node_is_an_empty_object_and_exit_code_1(
 ) -> None:
     completed = serving.run("pooltasks", "status", "--json", "control")
     assert completed.returncode == 1
-    assert json.loads(completed.stdout) == {"nodes": {}, "optimizer": {}}
+    answer = json.loads(completed.stdout)
+    assert answer["nodes"] == answer["optimizer"] == {}
+    assert answer["pools"]["control"]["level"] == "off"
 
 
 def test_check_says_what_is_wrong(deployment: Deployment) -> None:
@@ -95,9 +148,46 @@ def test_check_says_what_is_wrong(deployment: Deployment) -> None:
     """)
     completed = deployment.run("pooltasks", "check")
     assert completed.returncode == 1
-    good, bad = completed.stdout.splitlines()[-2:]
-    assert good.startswith("ok   pool.code")
+    lines = completed.stdout.splitlines()
+    assert "ok   pool.code: its operations can be imported" in lines
+    (bad,) = (line for line in lines if line.startswith("FAIL"))
     assert bad.startswith("FAIL pool.other: pool 'other': imports: no_such_module cannot be")
+
+
+def test_a_warm_up_that_fails_is_said_by_check_and_status(deployment: Deployment) -> None:
+    deployment.configure("""
+        [pools.code]
+        imports = ["sample_operations"]
+        pool_size = 1
+        [[pools.code.warmup.commands]]
+        operation = "sample_operations.warm"
+        kwargs = { unless = "repaired" }
+    """)
+    deployment.start_node("-Q", "pool.code")
+    completed = deployment.run("pooltasks", "check")
+    assert completed.returncode == 1
+    bad = next(line for line in completed.stdout.splitlines() if line.startswith("FAIL"))
+    assert bad.startswith("FAIL pool.code: its warm-up fails in sample_operations.warm: ")
+    assert "RuntimeError: the warm-up is told to fail" in bad
+    assert "sample_operations.py, line " in bad
+
+    def said() -> bool:
+        completed = deployment.run("pooltasks", "status")
+        said = "code: No worker is warm: the warm-up fails in sample_operations.warm: RuntimeError"
+        return completed.returncode == 1 and said in completed.stdout
+
+    wait_until(said, "status says so too")
+
+
+def test_a_dashboard_whose_port_is_taken_is_one_message(serving: Deployment) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        completed = serving.run("pooltasks", "dashboard", "--address=127.0.0.1", f"--port={port}")
+    assert completed.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 @pytest.fixture
@@ -108,12 +198,29 @@ def unserved(tmp_path: Path) -> Deployment:
     return deployment
 
 
-@pytest.mark.parametrize("command", ["status", "warm", "check"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "warm",
+        "check",
+        "dead list code",
+        "dead show code 1",
+        "dead retry code 1",
+        "dead drop code 1",
+        "dead purge code --yes",
+        "drain code",
+        "resize code 2",
+        "optimize code",
+        "simulate --replay 2min",
+    ],
+)
 def test_a_server_that_does_not_answer_is_one_message(unserved: Deployment, command: str) -> None:
-    completed = unserved.run("pooltasks", command)
+    completed = unserved.run("pooltasks", *command.split())
     assert completed.returncode == 1
     said = completed.stdout + completed.stderr
     assert "Error 2 connecting to /no/such/socket" in said
+    assert "The server unix:///no/such/socket" in said
     assert "See POOLTASKS_REDIS_URL" in said
     assert "Traceback" not in completed.stderr
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.long
+
 CONFIGURATION = """
     [pools.code]
     imports = ["sample_operations"]
@@ -117,7 +119,9 @@ def test_the_password_appears_nowhere(
             ("celery", "-A", "pooltasks", "inspect", "stats"),
         ):
             completed = deployment.run(*command)
-            assert completed.returncode == 0, completed.stderr
+            # Check and status exit with 1 for a pool that is unwell, as on a busy machine.
+            unwell = 1 if command[0] == "pooltasks" else 0
+            assert completed.returncode in (0, unwell), completed.stdout + completed.stderr
             assert_is_secret(completed.stdout + completed.stderr)
         assert_is_secret(repr(settings_of(app)) + str(settings_of(app)))
         assert_is_secret(repr(app.connection()) + repr(app.backend) + app.backend.as_uri())

@@ -81,6 +81,22 @@ def test_data_and_files_are_compressed_for_those_who_can_read_it(guarded: Dashbo
         assert text[:5] == plain[:5]
 
 
+def test_an_operation_is_found_by_its_id(place: Deployment, guarded: Dashboard) -> None:
+    its = Pool("code", app=place.app).submit("sample_operations.echo", [1])
+    found = guarded.json(f"/pools/-/operation/data?id={its.id}")
+    said = place.run("pooltasks", "inspect", its.id, "--json")
+    (there,), (here,) = json.loads(said.stdout), found["places"]
+    # They are asked one after the other.
+    for moving in ("text", "waited"):
+        assert there.pop(moving) != here.pop(moving)
+    assert here == there
+    assert (here["state"], found["nowhere"]) == ("waiting", None)
+    found = guarded.json("/pools/-/operation/data?id=absent")
+    assert found["places"] == []
+    assert found["nowhere"].startswith("The operation absent is found nowhere: ")
+    place.redis.delete("pool.code")
+
+
 def test_flower_is_still_there_and_leads_to_the_pools(guarded: Dashboard) -> None:
     for path in ("/", "/workers", "/tasks"):
         status, page, _ = guarded.ask(path)
@@ -101,12 +117,19 @@ def test_flowers_metrics_tell_about_the_pools_too(guarded: Dashboard) -> None:
 def test_a_stranger_gets_nothing(guarded: Dashboard, account: str | None) -> None:
     files = files_of(guarded.ask("/pools/code")[1])
     assert files
-    data = ["/pools/-/data", "/pools/code/data", "/pools/code/dead", "/pools/code/dead/letter?id=1"]
+    data = [
+        "/pools/-/operation",
+        "/pools/-/operation/data?id=code",
+        "/pools/-/data",
+        "/pools/code/data",
+        "/pools/code/dead",
+        "/pools/code/dead/letter?id=1",
+    ]
     for path in ("/pools", "/pools/code", *data, *files):
         status, text, _ = guarded.ask(path, account=account)
         assert (path, status) == (path, 401)
         assert "code" not in text
-    for name in ("resize", "warm", "drain", "retry", "drop", "absent"):
+    for name in ("resize", "warm", "drain", "retry", "drop", "rollout-abort", "absent"):
         assert guarded.act(name, {"size": 1}, account=account)[0] == 401
 
 
@@ -116,6 +139,9 @@ def test_a_stranger_gets_nothing(guarded: Dashboard, account: str | None) -> Non
         ("/pools/absent", 404),
         ("/pools/absent/data", 404),
         ("/pools/<script>alert(1)</script>", 404),
+        ("/pools/-/operation/data", 400),
+        ("/pools/-/operation/data?id=" + 256 * "x", 400),
+        ("/pools/-/operation?id=<script>alert(1)</script>", 200),
         ("/pools/code/data?window=61", 400),
         ("/pools/code/data?window=x", 400),
         ("/pools/code/data?since=x", 400),
@@ -242,7 +268,7 @@ def test_actions_act_and_are_written_down(guarded: Dashboard) -> None:
     status, text = guarded.act("drain", {"node": node["celery_name"]})
     assert status == 200, text
     wait_until(
-        lambda: [n["state"] for n in guarded.json("/pools/code/data")["nodes"]] == ["draining"],
+        lambda: [n["state"] for n in guarded.json("/pools/code/data")["nodes"]] == ["drained"],
         "the page shows that the node drains",
     )
     assert guarded.act("drain", {"node": node["celery_name"], "undo": True})[0] == 200

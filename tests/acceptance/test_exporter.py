@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import pytest
 import yaml
-from deployment import DEADLINE, Deployment, wait_until
+from deployment import DEADLINE, Deployment, Node, wait_until
 
 from pooltasks.embedded import reserved_port
 from pooltasks.metrics.decisions import PoolDecision
@@ -168,8 +168,12 @@ def test_prometheus_has_an_answer_for_each_panel(serving: Deployment, prometheus
     unanswered = panel_queries()
     assert len(unanswered) > 40
 
+    node = Node(serving, serving.app)
+
     def answered() -> bool:
         decide(serving.pool)
+        # A recovery has a duration.
+        os.kill(node.status()["workers"][0]["pid"], signal.SIGKILL)
         serving.pool.submit("sample_operations.echo").get(timeout=DEADLINE)
         serving.pool.submit("sample_operations.fail").get(timeout=DEADLINE, propagate=False)
         for panel, query in list(unanswered.items()):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.long
+
 CONFIGURATION = """
     [pools.code]
     imports = ["sample_operations"]
@@ -243,7 +245,7 @@ def test_two_deployments_with_prefixes_on_one_server_do_not_see_one_another(
             assert not waiting.ready()
             keys = {key.decode() for key in admin.keys("*")}
             assert all(key.startswith(("one:", "two:")) for key in keys), keys
-            assert "one:pooltasks:leases" in keys
+            assert "one:pooltasks:{one:pool.code}:leases" in keys
             assert "two:pool.code" in keys
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pooltasks.embedded import EmbeddedServer
     from pooltasks.metrics.decisions import PoolDecision
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 
 CONFIGURATION = """
 [pools.code]
@@ -46,7 +46,7 @@ def sized(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> I
         deployment.start_node("-Q", "pool.code")
         deployment.control = deployment.start_node("-Q", "pool.control")
         deployment.beat = deployment.start_beat()
-        wait_until(deployment.pool.optimized_config, "the first decision")
+        wait_until(deployment.pool.decisions().current, "the first decision")
         yield deployment
     finally:
         deployment.stop()
@@ -57,10 +57,12 @@ def decisions(deployment: Deployment) -> list[PoolDecision]:
 
 
 def another(deployment: Deployment, after: float) -> PoolDecision:
-    """Return the first decision that is made after now."""
+    """Return the first decision that is made after now, while the pool does something."""
 
     def made() -> PoolDecision | None:
-        last = deployment.pool.optimized_config()
+        # Nodes at rest sample seldom, and nothing is decided without new samples.
+        deployment.pool.execute("ping", timeout=DEADLINE)
+        last = deployment.pool.decisions().current()
         return last if last and last.at > after else None
 
     return wait_until(made, f"a decision after {after}; the log:\n{deployment.log(1)[-3000:]}")
@@ -94,7 +96,8 @@ def test_a_step_of_the_load_makes_the_pool_grow(sized: Deployment) -> None:
 def test_status_and_a_dry_run_say_what_is_wanted_and_why(sized: Deployment) -> None:
     for arguments in (("status", "code"), ("optimize", "code", "--dry-run")):
         completed = sized.run("pooltasks", *arguments)
-        assert completed.returncode == 0, completed.stderr
+        # While it is loaded the pool may be bad, which status says with 1.
+        assert completed.returncode in (0, 1), completed.stderr
         assert " slots: " in completed.stdout
     completed = sized.run("pooltasks", "status", "--json")
     wanted = json.loads(completed.stdout)["optimizer"]["code"]
@@ -141,7 +144,8 @@ def test_without_beat_or_control_node_the_pool_keeps_its_size_and_serves(
     silence = time.time() + 3
 
     def settled() -> PoolDecision | None:
-        last = sized.pool.optimized_config()
+        sized.pool.execute("ping", timeout=DEADLINE)
+        last = sized.pool.decisions().current()
         return last if time.time() > last.at + 1.5 and size(sized) == last.target else None
 
     last = wait_until(settled, "what was under way has arrived")
@@ -149,7 +153,7 @@ def test_without_beat_or_control_node_the_pool_keeps_its_size_and_serves(
         assert sized.pool.execute("ping", timeout=DEADLINE)["status"] == "ok"
         assert size(sized) == last.target
         time.sleep(0.1)  # between looks
-    assert sized.pool.optimized_config() == last
+    assert sized.pool.optimized_config().decision == last
 
     number = len(sized.nodes)
     if victim == "beat":

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.long
+
 ONE_SLOW_WORKER = """
     [pools.code]
     imports = ["sample_operations"]

@@ -14,6 +14,8 @@ from deployment import DEADLINE, Deployment, wait_until
 from pooltasks import Pool
 from pooltasks.errors import CheckoutTimeout, DeadlineExceeded, OperationTimeout
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def step(serving: Deployment):
@@ -52,6 +54,23 @@ def test_the_deadline_covers_waiting_and_running(serving: Deployment) -> None:
     with pytest.raises(OperationTimeout):
         serving.pool.submit("sample_operations.occupy", [20], timeout=0.5).get(timeout=DEADLINE)
     assert time.monotonic() - started < 5
+
+
+def test_a_retry_has_its_own_deadline_unless_the_caller_gave_one(serving: Deployment) -> None:
+    serving.app.loader.import_task_module("sample_operations")
+    serving.app.finalize()
+    task = serving.app.tasks["sample_operations.try_again_later"]
+    later = 2.2  # more than the checkout timeout and the operation timeout together
+    assert task.delay(later).get(timeout=DEADLINE) == 1
+    with pytest.raises(DeadlineExceeded):
+        task.apply_async((later,), deadline=1.5).get(timeout=DEADLINE)
+
+
+def test_celery_s_restart_of_all_workers_is_refused_in_one_sentence(serving: Deployment) -> None:
+    (reply,) = serving.app.control.pool_restart(reply=True, limit=1, timeout=DEADLINE)
+    (answer,) = reply.values()
+    assert answer["error"].startswith("pool_restart: the workers of a pool cannot be restarted")
+    assert serving.pool.execute("ping")["status"] == "ok"
 
 
 def test_an_operation_that_reaches_a_worker_after_its_deadline_is_not_run(
@@ -159,6 +178,7 @@ def test_pools_are_added_to_an_application_that_exists(serving: Deployment) -> N
         (["-Q", "pool.code,pool.other"], "exactly one pool"),
         (["-Q", "pool.other"], "There is no pool 'other'. Pools: code"),
         (["-P", "threads"], "leave out -P"),
+        (["-P", "solo", "-c", "3"], "leave out -c 3"),
         (["--autoscale", "10,1"], "leave out --autoscale"),
     ],
 )

@@ -11,7 +11,7 @@ from deployment import DEADLINE, Deployment, Node, wait_until
 
 from pooltasks import Pool
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 
 
 @pytest.mark.parametrize("transport", ["pooltasks", "stock"])
@@ -79,12 +79,14 @@ def test_a_size_that_grows_takes_temporary_workers_over_and_a_dead_one_is_replac
         [pools.code]
         imports = ["sample_operations"]
         pool_size = 1
-        max_overflow = 1
     """)
     deployment.start_node("-Q", "pool.code")
     node = Node(deployment, app)
     pool = Pool("code", app=app)
     node.wait_for(warm=1)
+    # Nothing is set: somebody allows it, as a policy may.
+    assert node.ask("pool_resize", size=1, overflow=1)["max_overflow"] == 1
+    assert "overflow is -1" in node.ask("pool_resize", size=1, overflow=-1)["refused"]
     results = [pool.submit("sample_operations.occupy", [3]) for _ in range(2)]
     before = {worker["pid"] for worker in node.wait_for(overflow=1, busy=2)["workers"]}
     reply = node.ask("pool_resize", size=2)
@@ -93,6 +95,8 @@ def test_a_size_that_grows_takes_temporary_workers_over_and_a_dead_one_is_replac
 
     results += [pool.submit("sample_operations.occupy", [3]) for _ in range(1)]
     extra = {worker["pid"] for worker in node.wait_for(overflow=1, busy=3)["workers"]} - before
+    # It goes when it is not needed, although none is allowed any more.
+    assert node.ask("pool_resize", size=2, overflow=0)["max_overflow"] == 0
     os.kill(extra.pop(), signal.SIGKILL)
     assert len([result.get(timeout=DEADLINE) for result in results]) == 3
     node.wait_for(warm=2, overflow=0, busy=0)

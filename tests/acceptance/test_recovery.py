@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from celery import chord
 from celery.exceptions import NotRegistered
 from deployment import DEADLINE, Deployment, wait_until
 
-from pooltasks import Pool
-from pooltasks.broker.recovery import LEASE_SECONDS
+from pooltasks import Pool, keys
+from pooltasks.broker.watching import LEASE_SECONDS
 from pooltasks.errors import PoisonedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from celery import Signature
+
     from pooltasks.app import PoolApp
+
+pytestmark = pytest.mark.long
 
 CONFIGURATION = """
     [pools.code]
@@ -49,7 +54,7 @@ def start_two_nodes(deployment: Deployment) -> None:
     wait_until(
         lambda: all(" ready." in deployment.log(number) for number in (0, 1)), "two ready nodes"
     )
-    wait_until(lambda: deployment.redis.zcard("pooltasks:leases") == 2, "two leases")
+    wait_until(lambda: deployment.living() == 2, "two leases")
     seen_at = time.monotonic()
     wait_until(lambda: time.monotonic() - seen_at > 0.3, "both have looked at each other")
 
@@ -81,8 +86,7 @@ def test_what_a_killed_node_ran_runs_elsewhere_within_half_a_second(
     wait_until(lambda: deployment.redis.llen("marks") == 8 + on_first, "all run again")
 
     later = [mark["at"] - killed_at for mark in marks(deployment)[8:]]
-    # 0.5 s is the promise on a quiet machine; the rest is for a busy one.
-    assert max(later) < 1.5
+    assert max(later) < 0.5
     for result in results:
         result.get(timeout=DEADLINE)
     assert deployment.redis.llen("marks") == 8 + on_first
@@ -109,7 +113,7 @@ def test_what_a_frozen_node_ran_runs_elsewhere_within_its_lease_and_the_node_rej
     for result in results:
         result.get(timeout=DEADLINE)
     wait_until(lambda: "was taken for dead" in deployment.log(0), "the node notices")
-    wait_until(lambda: deployment.redis.zcard("pooltasks:leases") == 2, "it rejoins")
+    wait_until(lambda: deployment.living() == 2, "it rejoins")
     assert deployment.nodes[0].poll() is None
 
 
@@ -124,9 +128,7 @@ def test_what_workers_run_when_only_their_node_freezes_is_completed_by_them(
             result.get(timeout=LEASE_SECONDS)
     finally:
         deployment.nodes[0].send_signal(signal.SIGCONT)
-    wait_until(
-        lambda: not any(deployment.redis.keys("pooltasks:unacked:*")), "all are acknowledged"
-    )
+    wait_until(lambda: not deployment.reserved(), "all are acknowledged")
     assert deployment.redis.llen("marks") == 8
 
 
@@ -152,12 +154,26 @@ def test_an_operation_that_kills_its_worker_starts_max_deliveries_times(
     assert again
 
 
+def test_a_chord_whose_part_loses_its_worker_after_its_success_is_complete(
+    deployment: Deployment, app: PoolApp
+) -> None:
+    deployment.start_node("-Q", "pool.code", "-c", "2")
+
+    def call(operation: str, *args: Any) -> Signature:
+        return app.signature(f"sample_operations.{operation}", args, queue="pool.code")
+
+    header = [call("die_before_it_is_counted", "counted"), call("echo", "other")]
+    body = chord(header)(call("echo"))
+    assert body.get(timeout=DEADLINE) == ["counted", "other"]
+    assert deployment.redis.get("counted") == "2"
+
+
 def test_an_operation_that_kills_its_node_starts_max_deliveries_times(
     deployment: Deployment, app: PoolApp
 ) -> None:
     for number in range(4):
         deployment.start_node("-Q", "pool.code", "-n", f"n{number}@%h", "-c", "2")
-    wait_until(lambda: deployment.redis.zcard("pooltasks:leases") == 4, "four leases")
+    wait_until(lambda: deployment.living() == 4, "four leases")
     seen_at = time.monotonic()
     wait_until(lambda: time.monotonic() - seen_at > 0.5, "they have seen each other")
     pool = Pool("code", app=app)
@@ -203,7 +219,7 @@ def test_an_operation_that_kills_its_node_starts_max_deliveries_times(
 def test_what_is_no_message_becomes_a_dead_letter_and_harms_nobody(
     serving: Deployment, junk: bytes
 ) -> None:
-    letters = "pooltasks:dead:pool.code"
+    letters = keys.dead_letters("pool.code")
     before = serving.redis.hlen(letters)
     serving.redis.lpush("pool.code", junk)
     assert serving.pool.execute("sample_operations.echo", ["after"], timeout=DEADLINE) == "after"
@@ -243,9 +259,9 @@ def test_no_operation_is_lost_when_nodes_are_killed_at_any_moment(
     results = [pool.submit("sample_operations.echo", [number]) for number in range(600)]
     for number in range(4):
         victim = deployment.start_node("-Q", "pool.code", "-n", f"victim-{number}@%h")
-        wait_until(lambda: deployment.redis.zcard("pooltasks:leases") >= 2, "it has its lease")
+        wait_until(lambda: deployment.living() >= 2, "it has its lease")
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait()
     assert [result.get(timeout=DEADLINE) for result in results] == list(range(600))
     wait_until(lambda: not orphans(deployment), "every worker of a killed node is dead")
-    wait_until(lambda: not deployment.redis.keys("pooltasks:unacked:*"), "nothing is left reserved")
+    wait_until(lambda: not deployment.reserved(), "nothing is left reserved")

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
 
 import pytest
 from celery.exceptions import Reject
-from deployment import DEADLINE, Deployment, wait_until
+from deployment import DEADLINE, Deployment, last_published, letter_of, wait_until
 
-from pooltasks.broker.dead_letters import DeadLetter, DeadLetters
+from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.broker.serialization import MAX_MESSAGE_BYTES
 
-
-def letter_of(deployment: Deployment, identifier: str) -> tuple[DeadLetter, bytes]:
-    """Return the dead letter with this id as soon as it is there."""
-    with deployment.bytes_client() as client:
-        letters = DeadLetters(client, "pool.code")
-        wait_until(
-            lambda: any(letter.id == identifier for letter in letters.list()), "the dead letter"
-        )
-        return letters.show(identifier)
-
-
-def last_published(deployment: Deployment) -> dict[str, Any]:
-    """Return the message that waits in a queue which nobody serves."""
-    return json.loads(deployment.redis.lpop("pool.control"))
+pytestmark = pytest.mark.long
 
 
 def test_arguments_that_do_not_fit_are_told_to_the_caller_and_set_aside(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from celery.result import AsyncResult
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 
 
 def start(deployment: Deployment, **settings: Any) -> Pool:
@@ -135,7 +135,7 @@ def test_a_hard_limit_and_a_revocation_harm_no_neighbour(deployment: Deployment)
     assert outcomes([neighbour]) == [None]
     assert deployment.redis.llen("marks") == 3
     assert wait_until(lambda: revoked.state == "REVOKED", "it is revoked")
-    assert not deployment.redis.hlen("pooltasks:pool:code:dead")
+    assert not deployment.redis.hlen("pooltasks:{pool.code}:dead")
 
 
 def test_what_kills_its_worker_is_buried_and_its_neighbours_are_not(
@@ -147,8 +147,9 @@ def test_what_kills_its_worker_is_buried_and_its_neighbours_are_not(
     guilty = [submit(pool, "die_always", f"deaths-{number}") for number in range(4)]
     assert outcomes(guilty) == [PoisonedError] * 4
     assert outcomes(innocent) == [None] * 8
-    # Once beside others, then alone as often as is allowed.
-    assert {int(deployment.redis.get(f"deaths-{number}")) for number in range(4)} <= {2, 3}
+    # Once beside others, then alone as often as is allowed. One that another kills before
+    # it has noted its start notes one start fewer.
+    assert {int(deployment.redis.get(f"deaths-{number}")) for number in range(4)} <= {1, 2, 3}
 
 
 def test_a_shrinking_node_interrupts_no_slot_and_its_prefetch_count_is_exact(
@@ -196,7 +197,7 @@ def test_a_lazy_worker_whose_warm_up_fails_loses_nothing(deployment: Deployment)
     wait_until(lambda: int(deployment.redis.get("warm-ups") or 0) >= 3, "warm-ups have failed")
     deployment.redis.set("there", 1)
     assert all(its["warm"] for its in outcomes(results))
-    assert not deployment.redis.hlen("pooltasks:pool:code:dead")
+    assert not deployment.redis.hlen("pooltasks:{pool.code}:dead")
 
 
 def test_a_warm_up_on_demand_disturbs_no_slot(deployment: Deployment) -> None:

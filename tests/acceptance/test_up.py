@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,13 +15,14 @@ import psutil
 import pytest
 from deployment import DEADLINE, HERE, Deployment, wait_until
 
+import pooltasks
 from pooltasks import Pool
 from pooltasks.embedded import reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.long]
 
 CONFIGURATION = """
     [pools.code]
@@ -40,7 +42,8 @@ class Up:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("POOLTASKS_")},
             "POOLTASKS_CONFIG": str(folder / "pools.toml"),
-            "PYTHONPATH": str(HERE),
+            # Its programs import pooltasks from where the tests did.
+            "PYTHONPATH": os.pathsep.join([str(Path(pooltasks.__file__).parents[1]), str(HERE)]),
         }
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -48,6 +51,10 @@ class Up:
         return [sys.executable, "-m", "pooltasks", "up", f"--data-dir={self.data_dir}", *options]
 
     def start(self, *options: str) -> None:
+        self.launch(*options)
+        self.wait_for("everything is up; Ctrl-C stops it", deadline=60)
+
+    def launch(self, *options: str) -> None:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 self.command(*options),
@@ -56,7 +63,18 @@ class Up:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        self.wait_for("everything is up; Ctrl-C stops it", deadline=60)
+
+    def run(self, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the command until it ends by itself, with more ``variables`` in its environment."""
+        return subprocess.run(
+            self.command(*options),
+            env={**self.environment, **variables},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
 
     def lines(self) -> list[str]:
         return self.output.read_text(errors="replace").splitlines()
@@ -140,6 +158,33 @@ def test_everything_comes_up_serves_survives_a_death_and_stops_without_a_trace(u
     assert up.processes() == []
 
 
+def test_a_second_terminal_in_its_folder_finds_it_without_an_export(up: Up) -> None:
+    up.start("--no-dashboard")
+    code = "import sample_operations as s; print(s.add.delay(1, 2).get(timeout=30))"
+    code += "; print(__import__('pooltasks').Pool('code').execute('ping')['status'])"
+    other = up.folder / "elsewhere"
+    other.mkdir()
+    in_it, beside = (
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=up.environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        for folder in (up.folder, other)
+    )
+    assert in_it.stdout.splitlines() == ["3", "ok"], in_it.stderr
+    assert in_it.stderr.count("of `pooltasks up` in this folder.") == 1
+    assert beside.returncode == 1
+    state = up.folder / ".pooltasks" / "up.json"
+    assert state.stat().st_mode & 0o777 == 0o600
+    stop(up, signal.SIGTERM)
+    assert not state.exists()
+
+
 def test_a_server_that_dies_starts_again_with_its_data_and_the_nodes_go_on(up: Up) -> None:
     up.start("--no-dashboard")
     pool = up.pool()
@@ -201,15 +246,7 @@ def test_a_wrong_setting_is_one_readable_error_before_anything_starts(
     up: Up, configuration: str, variables: dict[str, str], message: str
 ) -> None:
     (up.folder / "pools.toml").write_text(configuration)
-    completed = subprocess.run(
-        up.command(),
-        env={**up.environment, **variables},
-        cwd=up.folder,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    completed = up.run(**variables)
     assert completed.returncode == 1
     assert completed.stderr.startswith("Error: ")
     assert message in completed.stderr
@@ -220,16 +257,38 @@ def test_a_wrong_setting_is_one_readable_error_before_anything_starts(
 
 def test_a_data_folder_in_use_is_one_readable_error(up: Up) -> None:
     up.start("--no-dashboard")
-    completed = subprocess.run(
-        up.command("--no-dashboard"),
-        env=up.environment,
-        cwd=up.folder,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    completed = up.run("--no-dashboard")
     assert completed.returncode == 1
     assert f"{up.data_dir} is in use by a server of process {up.process.pid}" in completed.stderr
     assert "Traceback" not in completed.stderr
     assert up.pool().execute("ping", timeout=DEADLINE)["status"] == "ok"
+
+
+def test_a_warm_up_that_fails_is_said_and_nothing_is_called_up(up: Up) -> None:
+    configuration = up.folder / "pools.toml"
+    configuration.write_text(
+        CONFIGURATION
+        + """
+    [[pools.code.warmup.commands]]
+    operation = "sample_operations.warm"
+    kwargs = { unless = "repaired" }
+"""
+    )
+    up.launch("--no-dashboard")
+    line = up.wait_for("code is not up: its warm-up fails in sample_operations.warm: ", deadline=60)
+    assert "RuntimeError: the warm-up is told to fail" in line
+    assert "sample_operations.py, line " in line
+    assert not any("everything is up" in line for line in up.lines())
+    stop(up, signal.SIGINT)
+
+
+def test_a_dashboard_port_that_is_taken_is_said_before_anything_starts(up: Up) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        completed = up.run(f"--dashboard-port={port}")
+    assert completed.returncode == 2
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in completed.stderr
+    assert "Traceback" not in completed.stderr
+    assert completed.stdout == ""

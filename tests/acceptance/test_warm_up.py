@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from deployment import DEADLINE, Deployment, wait_until
 
 from pooltasks import Pool
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 
 
 def test_with_a_warm_up_of_six_seconds_no_operation_runs_on_a_cold_worker(
@@ -137,6 +138,7 @@ def test_a_lazy_pool_warms_a_worker_up_at_its_first_operation(deployment: Deploy
 def test_pool_warm_warms_every_worker_again_also_a_busy_one_and_reports(
     deployment: Deployment,
 ) -> None:
+    (deployment.folder / "events").mkdir()
     app = deployment.configure("""
         [pools.code]
         imports = ["sample_operations"]
@@ -155,3 +157,41 @@ def test_pool_warm_warms_every_worker_again_also_a_busy_one_and_reports(
     assert report["finished"]
     assert busy.get(timeout=DEADLINE) in [worker["pid"] for worker in report["timeline"]]
     assert deployment.redis.get("warm-ups") == "4"
+    lines = [
+        json.loads(line)
+        for path in (deployment.folder / "events").iterdir()
+        for line in path.read_text().splitlines()
+    ]
+    assert "pool code: 2 of 2 workers are warm after " in deployment.log()
+    told = [event for event in lines if event["event"] == "pool.warmup"]
+    assert [(event["round"], event["workers"], event["success_rate"]) for event in told] == [
+        (0, 2, 1.0),
+        (1, 2, 1.0),
+    ]
+
+
+def test_a_call_has_its_own_commands_and_strategy(deployment: Deployment) -> None:
+    app = deployment.configure("""
+        [pools.code]
+        imports = ["sample_operations"]
+        pool_size = 3
+    """)
+    deployment.start_node("-Q", "pool.code")
+    deployment.wait_for_warm(3)
+    pool = Pool("code", app=app)
+    command = {"operation": "sample_operations.warm", "kwargs": {"seconds": 0.1}}
+    (report,) = pool.warm(strategy="sequential", commands=[command, command]).values()
+    assert (report["finished"], report["success_rate"]) == (True, 1.0)
+    its = report["timeline"]
+    assert [worker["error"] for worker in its] == [None] * 3
+    for earlier, later in pairwise(its):
+        assert later["started_at"] >= earlier["finished_at"]
+    assert deployment.redis.get("warm-ups") == "6"
+
+    slow = {**command, "kwargs": {"seconds": DEADLINE}, "timeout": 0.1}
+    (report,) = pool.warm(commands=[slow]).values()
+    assert (report["finished"], report["succeeded"]) == (True, 0)
+    assert "it has 0.1 s" in report["timeline"][0]["error"]
+
+    (report,) = pool.warm(commands=[{"operation": "no.such"}]).values()
+    assert report["refused"] == "there is no operation 'no.such'"

@@ -15,7 +15,7 @@ from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.sample import FORMAT, OperationRecord, Resources, Sample
 from pooltasks.metrics.samples import HISTORY, SampleStore
-from pooltasks.settings import Objective
+from pooltasks.pool_settings import Objective
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:

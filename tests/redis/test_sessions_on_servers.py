@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
-import redis
 from session_promises import *  # noqa: F403  its tests and fixtures are this module's
 
 from pooltasks import keys
@@ -18,12 +17,6 @@ from pooltasks.sessions import SessionStore
 DEADLINE = 10.0  # seconds
 THREADS = 4
 ROUNDS = 50
-
-
-@pytest.fixture
-def client(redis_url):
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 def in_threads(function):

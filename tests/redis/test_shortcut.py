@@ -16,7 +16,7 @@ from pooltasks.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CLAIM = Claim(keys.unacked("me"), "1")
+CLAIM = Claim(keys.unacked("pool.code", "me"), "1")
 SUCCESS = b'{"status": "SUCCESS", "result": 1}'
 STORED = StoredResult(b"result", SUCCESS, 60)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 from itertools import count, islice
 from urllib.parse import urlsplit
 
@@ -25,9 +27,9 @@ QUEUE = "pool.code"
 CHUNK = 500
 
 
-def make_app(url):
+def make_app(url, **settings):
     app = PoolApp("submission", set_as_current=False)
-    app._extension = Extension(Settings.load(redis_url=url, pools={"code": {}}))
+    app._extension = Extension(Settings.load(redis_url=url, pools={"code": {}}, **settings))
 
     @app.task(base=Operation, shared=False, name="jobs.run", serializer=SERIALIZER)
     def run(number):
@@ -211,3 +213,70 @@ def test_an_eager_application_runs_them(app, server):
     results = Pool("code", app=app).submit_many("jobs.run", calls(3))
     assert [result.get() for result in results] == [0, 1, 2]
     assert server.llen(QUEUE) == 0
+
+
+def lanes(server):
+    return server.keys("pooltasks:*submission:*")
+
+
+def test_thousands_of_submissions_leave_one_key_in_the_slot_of_the_queue(app, server):
+    pool = Pool("code", app=app)
+    for number in range(2000):
+        pool.submit_many("jobs.run", [(number,)])
+    (key,) = lanes(server)
+    assert key.startswith(f"pooltasks:{{{QUEUE}}}:submission:")
+    assert server.get(key) == "2000"
+    assert 0 < server.ttl(key) <= 3600
+    assert server.llen(QUEUE) == 2000
+
+
+def test_the_deployment_s_prefix_stands_before_the_key_and_in_its_tag(valkey_url, server):
+    app = make_app(valkey_url, key_prefix="one:")
+    Pool("code", app=app).submit_many("jobs.run", [(1,)])
+    app.close()
+    (key,) = server.keys("*submission:*")
+    assert key.startswith(f"one:pooltasks:{{one:{QUEUE}}}:submission:")
+
+
+def test_submissions_at_the_same_time_have_a_lane_each(app, server):
+    pool = Pool("code", app=app)
+
+    def numbers():
+        for number in range(CHUNK + 1):
+            if number % CHUNK == 0:
+                pool.submit_many("jobs.run", [(-1,)])
+            yield (number,)
+
+    pool.submit_many("jobs.run", numbers())
+    pool.submit_many("jobs.run", numbers())
+    assert len(lanes(server)) == 2
+    assert server.llen(QUEUE) == 2 * (CHUNK + 1) + 4
+
+
+def test_a_lane_whose_last_chunk_is_in_doubt_is_not_used_again(far_app, proxy, server):
+    far_app.conf.task_publish_retry = False
+    pool = Pool("code", app=far_app)
+    pool.submit_many("jobs.run", [(1,)])
+    proxy.cut_before_the_next_answer()
+    with pytest.raises(SubmissionError):
+        pool.submit_many("jobs.run", [(2,)])
+    pool.submit_many("jobs.run", [(3,)])
+    assert sorted(server.get(key) for key in lanes(server)) == ["1", "2"]
+
+
+def test_a_forked_process_has_lanes_of_its_own(app, server):
+    pool = Pool("code", app=app)
+    pool.submit_many("jobs.run", [(1,)])
+    child = os.fork()
+    if child == 0:
+        # It ends here whatever happens: it must neither go on with the tests nor be waited for.
+        signal.alarm(10)
+        try:
+            pool.submit_many("jobs.run", [(2,)])
+        except BaseException:  # noqa: BLE001  the exit code says it
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    pool.submit_many("jobs.run", [(3,)])
+    assert sorted(server.get(key) for key in lanes(server)) == ["1", "2"]
+    assert server.llen(QUEUE) == 3

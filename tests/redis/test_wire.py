@@ -7,18 +7,7 @@ import time
 import pytest
 import redis
 
-from pooltasks import keys
-from pooltasks.broker.completion import Completion, SideDoor
-from pooltasks.broker.results import StoredResult
 from pooltasks.broker.wire import Wire, pack
-
-UNACKED = keys.unacked("me")
-
-
-@pytest.fixture
-def client(redis_url):
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 @pytest.fixture
@@ -84,51 +73,3 @@ def test_a_server_that_says_nothing_is_waited_for_as_long_as_the_connection_allo
         finally:
             client.client_unpause()
         assert wire.ask(pack(("PING",))) == b"PONG"  # on a new connection
-
-
-@pytest.fixture
-def completion(client):
-    client.hset(UNACKED, "1", "message")
-    completion = Completion()
-    completion.results.append(StoredResult(b"result", b'{"status": "SUCCESS"}', 60))
-    completion.reservations.append("1")
-    return completion
-
-
-def is_complete(client):
-    return client.get("result") is not None and not client.exists(UNACKED)
-
-
-def test_what_has_finished_is_completed_though_the_server_forgot_the_script(client, completion):
-    client.script_flush()
-    door = SideDoor(client.connection_pool, completion)
-    door.complete(UNACKED)
-    door.settle()
-    assert completion  # it was not done
-    door.complete(UNACKED)
-    door.settle()
-    assert is_complete(client)
-    assert not completion
-
-
-def test_what_may_not_have_arrived_is_completed_again(client, completion):
-    door = SideDoor(client.connection_pool, completion)
-    door.settle()  # nothing was sent
-    while completion:  # once more where the server does not know the script yet
-        door.complete(UNACKED)
-        door.settle()
-    client.delete("result")
-    client.hset(UNACKED, "2", "message")
-    completion.reservations.append("2")
-    client.client_kill_filter(_type="normal", skipme=True)
-
-    def complete():
-        door.complete(UNACKED)
-        door.settle()
-
-    with pytest.raises(redis.ConnectionError):
-        complete()
-    assert completion.reservations == ["2"]
-    complete()
-    assert not completion
-    assert not client.exists(UNACKED)

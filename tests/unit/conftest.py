@@ -12,7 +12,7 @@ from pooltasks.app import Extension, PoolApp
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -26,8 +26,11 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_app(bare_environment: Path) -> Callable[..., PoolApp]:  # noqa: ARG001  it is cleared
+def make_app(
+    bare_environment: Path,  # noqa: ARG001  it is cleared
+) -> Iterator[Callable[..., PoolApp]]:
     """Make an application from settings; ``pool`` is the one that its process serves."""
+    made: list[PoolApp] = []
 
     def make(pool: str | None = None, **settings: Any) -> PoolApp:
         app = PoolApp("test", set_as_current=False)
@@ -35,6 +38,9 @@ def make_app(bare_environment: Path) -> Callable[..., PoolApp]:  # noqa: ARG001 
         # There is no server to ask; its clock is this host's.
         now = time.monotonic()
         app._extension.clock.observe(time.time(), now, now)
+        made.append(app)
         return app
 
-    return make
+    yield make
+    for app in made:
+        app.close()  # or Celery gives it the shared tasks of the tests that follow

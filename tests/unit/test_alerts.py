@@ -23,6 +23,8 @@ ALERTS = {
     if "alert" in rule
 }
 
+OF_THE_SERVER = {"pooltasks_up", "pooltasks_server_memory_ratio"}
+"""Series without a pool."""
 OBJECTIVE = {"pooltasks_objective_ratio": "0.99x{n}"}
 
 
@@ -48,8 +50,15 @@ def saturated(busy: float, backlog: str) -> dict[str, str]:
     return {
         "pooltasks_busy_seconds_total": f"0+{busy}x{{n}}",
         "pooltasks_process_seconds_total": "0+240x{n}",
-        "pooltasks_size": "4x{n}",
+        "pooltasks_capacity_slots": "4x{n}",
         "pooltasks_backlog": backlog,
+    }
+
+
+def recovered(seconds: float, workers: int) -> dict[str, str]:
+    return {
+        "pooltasks_recovery_seconds_sum": f"0x10 {seconds}x20",
+        "pooltasks_recovery_seconds_count": f"0x10 {workers}x20",
     }
 
 
@@ -57,6 +66,22 @@ def nodes(live: str, lost: str) -> dict[str, str]:
     return {
         'pooltasks_nodes{state="live"}': live,
         'pooltasks_nodes{state="lost"}': lost,
+    }
+
+
+def warm(busy: int, idle: int) -> dict[str, str]:
+    return {
+        'pooltasks_workers{state="busy"}': f"{busy}x{{n}}",
+        'pooltasks_workers{state="idle"}': f"{idle}x{{n}}",
+        "pooltasks_size": "2x{n}",
+    }
+
+
+def rolled_out(version: str, state: str, nodes: int) -> dict[str, str]:
+    """Return the series of a rollout, and of nodes of the version 2."""
+    return {
+        f'pooltasks_rollout_ratio{{version="{version}", state="{state}"}}': "0x{n}",
+        'pooltasks_version_nodes{version="2"}': f"{nodes}x{{n}}",
     }
 
 
@@ -71,6 +96,18 @@ def age(seconds: float, allowed: float = 0.05) -> dict[str, str]:
     return {
         "pooltasks_oldest_age_seconds": f"{seconds}x{{n}}",
         "pooltasks_objective_wait_seconds": f"{allowed}x{{n}}",
+    }
+
+
+def latencies(quick: str, all_of_them: str) -> dict[str, str]:
+    """Return the series of operations: the quick take up to 20 ms, the others up to 1 s."""
+    return {
+        'pooltasks_latency_seconds_bucket{le="0.01"}': "0x{n}",
+        'pooltasks_latency_seconds_bucket{le="0.02"}': quick,
+        'pooltasks_latency_seconds_bucket{le="0.1"}': quick,
+        'pooltasks_latency_seconds_bucket{le="1.0"}': all_of_them,
+        'pooltasks_latency_seconds_bucket{le="+Inf"}': all_of_them,
+        "pooltasks_latency_seconds_count": all_of_them,
     }
 
 
@@ -113,11 +150,27 @@ CASES: dict[str, tuple[int, int, list[Series], list[Series]]] = {
         [saturated(200, "0+5x{n}"), saturated(235, "50x{n}"), saturated(235, "0+0.2x{n}")],
     ),
     "PooltasksOldestOperationWaits": (5, 1, [age(31), age(301, 30)], [age(29), age(299, 30)]),
+    "PooltasksLatencyRises": (
+        240,
+        2,
+        [latencies("0+200x80 16000x40", "0+200x{n}")],
+        [
+            latencies("0+200x{n}", "0+200x{n}"),
+            latencies("0x{n}", "0+200x{n}"),  # as ever
+            latencies("0+2x80 160x40", "0+2x{n}"),  # few operations
+        ],
+    ),
     "PooltasksOperationsFail": (
         20,
         1,
         [outcomes(94, 6), outcomes(0, 2.1)],
         [outcomes(96, 4), outcomes(0, 1.9), outcomes(96, 0)],
+    ),
+    "PooltasksFewOperationsFail": (
+        90,
+        1,
+        [outcomes(998, 2)],
+        [outcomes(999.5, 0.5), outcomes(10, 2), outcomes(96, 0)],
     ),
     "PooltasksDeadLettersGrow": (
         20,
@@ -131,6 +184,12 @@ CASES: dict[str, tuple[int, int, list[Series], list[Series]]] = {
         [{"pooltasks_recoveries_total": "0x10 8x20"}],
         [{"pooltasks_recoveries_total": "0x10 3x20"}],
     ),
+    "PooltasksRecoveryTakesLong": (
+        20,
+        1,
+        [recovered(seconds=12, workers=2)],
+        [recovered(seconds=8, workers=2), recovered(seconds=0, workers=0)],
+    ),
     "PooltasksNodeLost": (
         30,
         1,
@@ -141,6 +200,37 @@ CASES: dict[str, tuple[int, int, list[Series], list[Series]]] = {
         ],
     ),
     "PooltasksPoolWithoutNode": (5, 1, [nodes("0x{n}", "0x{n}")], [nodes("1x{n}", "1x{n}")]),
+    "PooltasksPoolNotWarm": (
+        5,
+        1,
+        [{"pooltasks_size": "2x{n}", "pooltasks_capacity_slots": "0x{n}"}],
+        [
+            {"pooltasks_size": "2x{n}", "pooltasks_capacity_slots": "1x{n}"},
+            {"pooltasks_size": "0x{n}", "pooltasks_capacity_slots": "0x{n}"},
+        ],
+    ),
+    "PooltasksWorkersNotWarm": (
+        10,
+        1,
+        [warm(busy=1, idle=0)],
+        [warm(busy=1, idle=1), warm(busy=0, idle=3)],  # the spares are warm too
+    ),
+    "PooltasksHostsFull": (
+        10,
+        1,
+        [{"pooltasks_wanted_slots": "8x{n}", "pooltasks_target_slots": "4x{n}"}],
+        [{"pooltasks_wanted_slots": "4x{n}", "pooltasks_target_slots": "4x{n}"}],
+    ),
+    "PooltasksVersionRolledBack": (
+        5,
+        1,
+        [rolled_out("2", "aborted", nodes=1)],
+        [
+            rolled_out("2", "live", nodes=1),
+            rolled_out("2", "aborted", nodes=0),
+            rolled_out("1", "aborted", nodes=1),  # of another version
+        ],
+    ),
     "PooltasksOptimizerSilent": (
         10,
         1,
@@ -157,6 +247,12 @@ CASES: dict[str, tuple[int, int, list[Series], list[Series]]] = {
         [{"pooltasks_up": "0x{n}"}],
         # One exporter of two can read it.
         [{"pooltasks_up": "0x{n}", 'pooltasks_up{instance="b"}': "1x{n}"}],
+    ),
+    "PooltasksServerMemoryFull": (
+        5,
+        1,
+        [{"pooltasks_server_memory_ratio": "0.95x{n}"}],
+        [{"pooltasks_server_memory_ratio": "0.85x{n}"}],
     ),
     "PooltasksNoData": (5, 1, [{"pooltasks_up": "1 stale"}], [{"pooltasks_up": "0x{n}"}]),
 }
@@ -221,7 +317,9 @@ def case(
 ) -> dict[str, Any]:
     """Return a test in promtool's form: whether the alert fires at the end of the series."""
     labels = (
-        {"job": "pooltasks"} if "pooltasks_up" in series else {"job": "pooltasks", "pool": "code"}
+        {"job": "pooltasks"}
+        if OF_THE_SERVER & series.keys()
+        else {"job": "pooltasks", "pool": "code"}
     )
     name, severity = f'alertname="{alert}"', f'severity="{ALERTS[alert]["labels"]["severity"]}"'
     firing = ", ".join([name, 'alertstate="firing"', severity, *_pairs(labels)])

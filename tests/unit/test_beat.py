@@ -17,20 +17,25 @@ import pooltasks
 from pooltasks import keys
 from pooltasks.app import import_operations
 from pooltasks.broker.client import redis_client
+from pooltasks.keys import CONTROL_POOL
 from pooltasks.optimizer import tick
-from pooltasks.optimizer.beat import PHASE, AfterSamples, Beat
+from pooltasks.optimizer.beat import AFTER, AfterSamples, Beat
 from pooltasks.optimizer.controller import Controller
-from pooltasks.settings import CONTROL_POOL, Settings
+from pooltasks.settings import Settings
 from pooltasks.task import Operation
 
 NOW = 1_800_000_000.0
 
 
+PHASE = 0.5 + AFTER
+
+
 @pytest.fixture
-def schedule(monkeypatch, make_app):
+def schedule(monkeypatch, make_app, request):
     clock = [NOW]
     monkeypatch.setattr(time, "time", lambda: clock[0])
-    its = pickle.loads(pickle.dumps(AfterSamples()))  # noqa: S301  as beat's file does
+    options = getattr(request, "param", {})
+    its = pickle.loads(pickle.dumps(AfterSamples(**options)))  # noqa: S301  as beat's file does
     its.app = make_app()
 
     def is_due(now, last):
@@ -58,7 +63,12 @@ def test_it_is_due_once_a_second_after_the_samples(schedule, now, last, due):
     assert 0 < seconds <= 1.02
 
 
-def test_ticks_are_a_second_apart_in_beat_s_own_rhythm(schedule):
+@pytest.mark.parametrize(
+    ("schedule", "period"),
+    [({}, 1.0), ({"period": 0.25, "phase": 0.125 + AFTER}, 0.25)],
+    indirect=["schedule"],
+)
+def test_ticks_are_a_period_apart_in_beat_s_own_rhythm(schedule, period):
     now, last, ticks = 0.3, -1.0, []
     while len(ticks) < 20:
         is_due, seconds = schedule(now, last)
@@ -67,7 +77,28 @@ def test_ticks_are_a_second_apart_in_beat_s_own_rhythm(schedule):
             last = now + 0.001
         now += seconds - 0.010  # beat looks 10 ms early
     gaps = [after - before for before, after in itertools.pairwise(ticks[1:])]
-    assert gaps == pytest.approx([1.0] * len(gaps), abs=0.01)
+    assert gaps == pytest.approx([period] * len(gaps), abs=0.01)
+    assert ticks[-1] % period == pytest.approx(period / 2 + AFTER, abs=0.02)
+
+
+def test_a_schedule_that_an_earlier_version_stored_is_read():
+    assert AfterSamples(1.0, False, None).period == 1.0
+
+
+@pytest.mark.parametrize(
+    ("pools", "period", "phase"),
+    [
+        ([{}], 1.0, 0.5),
+        ([{}, {"metrics_interval": 0.25, "optimization_interval": 0.25}], 0.25, 0.125),
+        ([{"optimization_interval": 0.25}], 1.0, 0.5),  # there are no samples to decide on
+        ([{"metrics_interval": 0.25}], 1.0, 0.125),
+        ([{"metrics_interval": 5, "optimization_interval": 60}], 1.0, 0.5),
+    ],
+)
+def test_ticks_are_as_frequent_as_the_quickest_pool_decides(make_app, pools, period, phase):
+    entries = started(make_app(pools={f"p{number}": its for number, its in enumerate(pools)}))
+    (entry,) = entries.values()
+    assert (entry["schedule"].period, entry["schedule"].phase) == (period, phase + AFTER)
 
 
 def started(app):

@@ -11,9 +11,9 @@ from typing import Any, Self
 import pytest
 import redis
 
+from pooltasks.ages import waited
 from pooltasks.broker import clock as module
 from pooltasks.broker.clock import REFRESH, ServerClock, server_now
-from pooltasks.task import waited
 
 EPOCH = 1_800_000_000.0
 

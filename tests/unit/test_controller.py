@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import time
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pooltasks.metrics.sample import FORMAT, Sample
 from pooltasks.metrics.samples import QueueState, StoredSample
 from pooltasks.optimizer.controller import Controller, Memory, decide
 from pooltasks.optimizer.observing import Watch
-from pooltasks.settings import PoolSettings
+from pooltasks.pool_settings import PoolSettings
 from pooltasks.telemetry import Outcome
 
 START = 1_800_000_000.0
@@ -315,7 +316,7 @@ def test_a_pool_without_samples_says_why():
 def test_more_than_the_nodes_hold_is_wanted_as_hosts(memory):
     nodes = Nodes("a", "b")
     for _ in range(40):
-        nodes.tick(operations=100, depth=200)
+        nodes.tick(operations=200, depth=200)
         decision = nodes.decide(memory)
     assert nodes.sizes == {"a": 16, "b": 16}
     assert decision.target == 32 < decision.wanted
@@ -440,14 +441,16 @@ class Deployed:
         self.app, self.clock = app, clock
         self.client = app.pooltasks.client = fakeredis.FakeRedis()
         self.told = []
+        self.overflow = None
         self.number = 0
         monkeypatch.setattr(app.control, "broadcast", self.broadcast)
 
     def broadcast(self, command, arguments, destination):
         assert command == "pool_resize"
+        self.overflow = arguments.get("overflow")
         self.told.append((tuple(destination), arguments["size"], arguments["token"]))
 
-    def sample(self, operations=0, size=4, at=None, node="a"):
+    def sample(self, operations=0, size=4, at=None, node="a", *, wait=0.001, reserved=0):
         at = self.clock.now - 0.02 if at is None else at
         one = Sample(
             number=self.number,
@@ -455,9 +458,9 @@ class Deployed:
             size=size,
             warm=size,
             busy=0,
-            reserved=0,
+            reserved=reserved,
             reserved_age=0.0,
-            counts=counts(operations),
+            counts=counts(operations, wait=wait),
         )
         self.number += 1
         fields = {"sample": FORMAT + b"0  " + one.encode()}
@@ -474,7 +477,30 @@ def deployed(make_app, clock, monkeypatch):
     return Deployed(app, clock, monkeypatch)
 
 
-def test_a_turn_tells_nodes_and_everybody_why(deployed, clock):
+def test_rules_tell_nodes_how_many_temporary_workers_they_may_have(make_app, clock, monkeypatch):
+    settings = {"pool_size": 4, "policy": "rules", "max_overflow": 1, "min_pool_size": 4}
+    deployed = Deployed(make_app(pools={"code": settings}), clock, monkeypatch)
+    told = []
+    for _ in range(130):
+        clock.now += 1
+        deployed.sample(operations=30, wait=0.3, reserved=2)
+        decision = deployed.controller().tick()
+        told.append((deployed.overflow, decision and decision.overflow))
+    assert told[0] == (None, 1)  # what they have: nobody is told
+    assert told[-1] == (3, 3)
+    assert {size for _, size, _ in deployed.told} == {4}
+    assert len(deployed.told) == 2
+    config = Pool("code", deployed.app).optimized_config()
+    assert (config.pool_size, config.max_overflow) == (4, 3)
+    deployed.number = 0  # the node has started again, and forgotten it
+    clock.now += 1
+    deployed.sample(operations=30, wait=0.3, reserved=2)
+    deployed.controller().tick()
+    assert len(deployed.told) == 3
+
+
+def test_a_turn_tells_nodes_and_everybody_why(deployed, clock, caplog):
+    caplog.set_level(logging.INFO)
     events = []
     telemetry.attach("test", "optimizer.decision", lambda *event: events.append(event[1:3]))
     try:
@@ -488,8 +514,10 @@ def test_a_turn_tells_nodes_and_everybody_why(deployed, clock):
     ((measurements, metadata),) = events
     assert measurements == {"target": 2, "before": 1, "wanted": 2, "hosts": 1}
     assert metadata["reason"] == decision.reason
+    assert f"pool code: {decision.reason}" in caplog.messages
     pool = Pool("code", app=deployed.app)
-    assert pool.optimized_config() == decision
+    assert pool.optimized_config().decision == decision
+    assert pool.optimized_config().pool_size == 2
     assert pool.decisions().history() == [decision]
     assert deployed.client.llen(keys.hosts_wanted("code")) == 1
 
@@ -508,7 +536,7 @@ def test_every_key_of_the_optimizer_ends_some_day(deployed):
     deployed.controller().tick()
     deployed.controller().decisions.pause(60)
     assert deployed.controller().decisions.begin() is not None
-    for key in deployed.client.keys("pooltasks:pool:code:*"):
+    for key in deployed.client.keys("pooltasks:{pool.code}:*"):
         assert deployed.client.ttl(key) > 0 or b":samples:" in key or key.endswith(b":nodes"), key
 
 
@@ -579,7 +607,7 @@ def test_a_dry_run_decides_and_changes_nothing(deployed):
     assert (decision.target, decision.told) == (2, ["a"])
     assert deployed.told == []
     assert {key: deployed.client.dump(key) for key in deployed.client.scan_iter()} == before
-    assert Pool("code", app=deployed.app).optimized_config() is None
+    assert Pool("code", app=deployed.app).optimized_config().decision is None
 
 
 def test_a_paused_optimizer_watches_until_the_pause_ends(deployed, clock):
@@ -606,3 +634,18 @@ def test_what_an_earlier_version_remembered_is_forgotten(deployed):
     deployed.clock.now += 1
     deployed.sample()
     assert deployed.controller().tick() is not None
+
+
+def test_both_moments_of_the_service_time_are_of_the_run_with_the_work_around_it():
+    nodes, watch = Nodes("a"), Watch()
+    nodes.tick()
+    observed(nodes, watch)
+    # Half run 1 ms and half 3 ms, each with 2 ms around: 3 and 5 ms have a variance of 1/16.
+    its = counts(50, run=0.001)
+    its.add(counts(50, run=0.003))
+    its.busy = its.run.total + 100 * 0.002
+    nodes.tick(counts=its)
+    (one,) = observed(nodes, watch)
+    mean = one.service_sum / one.completed
+    assert mean == pytest.approx(0.004, rel=0.01)
+    assert one.service_squares / one.completed / mean**2 - 1 == pytest.approx(1 / 16, abs=0.01)

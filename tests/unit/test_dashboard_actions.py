@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
+from redis import exceptions as redis_errors
 
 from pooltasks import keys, remote
 from pooltasks.broker.dead_letters import DeadLetters
@@ -85,12 +86,13 @@ def test_a_size_is_split_over_the_nodes_within_their_bounds(app: PoolApp, nodes:
     assert sorted(nodes.sizes.values()) == [2, 3]
     done = act(app, "resize", size=20)
     assert not done.succeeded
-    assert done.outcome.startswith("The pool has 8 workers, not 20: its 2 nodes allow 2 to 8")
+    assert done.outcome.startswith("Nothing was changed: 2 nodes allow 2 to 8 workers")
+    assert sum(nodes.sizes.values()) == 5
 
 
 def test_nodes_are_drained_and_take_work_again(app: PoolApp, nodes: Nodes) -> None:
     assert act(app, "drain", node="code@b").outcome == (
-        "code@b takes nothing more; it still has 1 operations."
+        "code@b takes no more operations; it still has 1 operation to finish."
     )
     assert nodes.draining == {"code@b"}
     assert act(app, "drain", node="code@b", undo=True).succeeded
@@ -99,7 +101,7 @@ def test_nodes_are_drained_and_take_work_again(app: PoolApp, nodes: Nodes) -> No
 
 
 def test_workers_warm_up_again(app: PoolApp, nodes: Nodes) -> None:
-    assert act(app, "warm").outcome.startswith("2 nodes warm their workers up again")
+    assert act(app, "warm").outcome.startswith("The workers of 2 nodes warm up again")
     nodes.sizes.clear()
     assert act(app, "warm").outcome == "No node of this pool answers."
 
@@ -129,7 +131,10 @@ def test_every_action_is_audited_the_failed_ones_too(
     act(app, "resize", size=3)
     nodes.away = True
     done = act(app, "warm")
-    assert (done.outcome, done.succeeded) == ("The server does not answer.", False)
+    assert (done.outcome, done.succeeded) == (
+        "The server redis://127.0.0.1:6379/0 does not answer.",
+        False,
+    )
     warm, resize = AuditLog(client, "code").latest(10)
     assert (
         resize.items()
@@ -190,3 +195,42 @@ def test_the_optimizer_is_paused_and_acts_again(app: PoolApp, client: redis.Redi
     assert 0 < client.ttl(keys.optimizer_paused("code")) <= 300
     assert act(app, "resume").outcome == "The optimizer acts again."
     assert not client.exists(keys.optimizer_paused("code"))
+
+
+def test_what_was_done_before_the_server_went_is_told_and_audited(
+    app: PoolApp, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = bury(client, 3)
+    retry, asked = DeadLetters.retry, iter(range(3))
+
+    def going(store: DeadLetters, identifier: str) -> bool:
+        if next(asked) == 2:
+            raise redis_errors.ConnectionError("gone")
+        return retry(store, identifier)
+
+    monkeypatch.setattr(DeadLetters, "retry", going)
+    done = act(app, "retry", letters=ids)
+    assert not done.succeeded
+    assert done.outcome == (
+        f"2 of 3 sent again; then the server {remote.server_name(app)} did not answer, "
+        f"and {ids[2]} may be, too."
+    )
+    assert AuditLog(client, "code").latest(1)[0]["outcome"] == done.outcome
+
+
+def test_nodes_that_were_told_their_size_before_the_server_went_are_counted(
+    app: PoolApp, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, told = nodes.ask, iter(range(9))
+
+    def going(app: Any, command: str, *args: Any, **arguments: Any) -> Any:
+        if command == "pool_resize" and next(told) == 1:
+            raise OperationalError("gone")
+        return ask(app, command, *args, **arguments)
+
+    monkeypatch.setattr(remote, "ask", going)
+    outcome = act(app, "resize", size=5).outcome
+    assert outcome.startswith(
+        f"1 of 2 nodes were told their size; then the server {remote.server_name(app)} did not "
+        "answer"
+    )

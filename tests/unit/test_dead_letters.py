@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import fakeredis
 import pytest
 
 from pooltasks.broker.dead_letters import DeadLetters, with_attempt
 from pooltasks.errors import DeadLetterNotFoundError
+from pooltasks.pool_settings import DeadLetterBounds
 
 
 def message(identifier: str, task: str = "shop.resize", deliveries: int = 2) -> bytes:
@@ -100,14 +102,6 @@ def test_letters_are_dropped_and_purged(letters: DeadLetters, server: fakeredis.
     assert server.keys() == []
 
 
-def test_its_reservation_ends_in_the_same_step(
-    letters: DeadLetters, server: fakeredis.FakeRedis
-) -> None:
-    server.hset("unacked", "r1", "x")
-    letters.add(message("1"), "reason", reservation=("unacked", "r1"))
-    assert not server.exists("unacked")
-
-
 def test_another_message_with_the_same_id_gets_an_id_of_its_own(letters: DeadLetters) -> None:
     first, second = message("1"), message("1", "shop.crop")
     assert letters.add(first, "reason") == "1"
@@ -124,12 +118,12 @@ def test_an_id_that_is_no_text_is_kept_as_one(letters: DeadLetters, identifier: 
 
 
 def test_the_history_is_that_of_the_message_unless_one_is_given(letters: DeadLetters) -> None:
-    earlier = with_attempt(None, 1.0, ValueError("first"))
+    earlier = with_attempt(None, 1.0, "ValueError('first')")
     document = {"headers": {"id": "1", "attempts": earlier}}
     letters.add(json.dumps(document).encode(), "reason")
     assert letters.show("1")[0].history == [{"at": 1.0, "error": "ValueError('first')"}]
     document["headers"]["id"] = "2"
-    history = with_attempt(earlier, 2.0, ValueError("second"))
+    history = with_attempt(earlier, 2.0, "ValueError('second')")
     letters.add(json.dumps(document).encode(), "reason", history=history)
     assert [attempt["at"] for attempt in letters.show("2")[0].history] == [1.0, 2.0]
 
@@ -146,6 +140,90 @@ def test_a_history_that_is_nonsense_is_none(letters: DeadLetters, claimed: objec
 def test_the_history_keeps_the_last_attempts_and_short_errors() -> None:
     history = None
     for number in range(30):
-        history = with_attempt(history, float(number), ValueError("x" * 10_000))
+        history = with_attempt(history, float(number), "ValueError(" + "x" * 10_000)
     assert [attempt["at"] for attempt in history] == [float(n) for n in range(10, 30)]
     assert len(history[0]["error"]) == 500
+
+
+# How many are kept, and for how long.
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "time", lambda: clock.now)
+    return clock
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+
+def test_the_oldest_of_too_many_are_deleted_with_all_that_they_hold(
+    server: fakeredis.FakeRedis, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    letters = DeadLetters(server, "pool.shop", DeadLetterBounds(most=3))
+    for number in range(5):
+        clock.now += 1
+        letters.add(message(str(number)), "rejected")
+    assert [letter.id for letter in letters.list()] == ["4", "3", "2"]
+    assert letters.count() == 3
+    assert server.hlen("pooltasks:{pool.shop}:dead:messages") == 3
+    assert "keeps the last 3 of 30.0 days" in caplog.text
+
+
+def test_a_letter_is_kept_for_its_time(server: fakeredis.FakeRedis, clock: Clock) -> None:
+    letters = DeadLetters(server, "pool.shop", DeadLetterBounds(age=100))
+    letters.add(message("1"), "rejected")
+    clock.now += 60
+    letters.add(message("2"), "rejected")
+    clock.now += 60
+    assert [letter.id for letter in letters.list()] == ["2"]
+
+
+def test_letters_of_a_pool_that_adds_none_go_by_themselves(server: fakeredis.FakeRedis) -> None:
+    letters = DeadLetters(server, "pool.shop", DeadLetterBounds(age=100))
+    letters.add(message("1"), "rejected")
+    ours = list(server.keys("pooltasks:{*}:dead*"))
+    assert len(ours) == 3
+    assert all(0 < server.ttl(key) <= 100 for key in ours)
+
+
+def test_a_list_reads_no_more_letters_than_it_shows(
+    server: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = DeadLetters(server, "pool.shop")
+    for number in range(1200):
+        letters.add(message(str(number)), "rejected")
+    read: list[int] = []
+    hmget = server.hmget
+    monkeypatch.setattr(
+        server, "hmget", lambda key, names: (read.append(len(names)), hmget(key, names))[1]
+    )
+    assert len(letters.list(most=500)) == 500
+    assert sum(read) == 500
+    assert len(letters.list()) == 1200
+
+
+def test_letters_of_a_version_without_an_order_have_their_places(
+    server: fakeredis.FakeRedis, letters: DeadLetters, clock: Clock
+) -> None:
+    for number in range(3):
+        clock.now += 1
+        letters.add(message(str(number)), "rejected")
+    server.delete("pooltasks:{pool.shop}:dead:order")
+    clock.now += 1
+    letters.add(message("new"), "rejected")
+    assert [letter.id for letter in letters.list()] == ["new", "2", "1", "0"]
+
+
+def test_what_is_retried_dropped_or_purged_leaves_the_order_too(
+    server: fakeredis.FakeRedis, letters: DeadLetters
+) -> None:
+    for number in range(4):
+        letters.add(message(str(number)), "rejected")
+    letters.retry("0")
+    letters.drop("1")
+    assert server.zcard("pooltasks:{pool.shop}:dead:order") == 2
+    letters.purge()
+    assert not server.exists("pooltasks:{pool.shop}:dead:order")

@@ -5,16 +5,48 @@ import time
 from collections import deque
 from itertools import count
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from billiard.pool import RUN
 
-from pooltasks.broker.completion import Completion
+from pooltasks.broker.names import Names
 from pooltasks.node.dispatch import DispatchPool
-from pooltasks.node.jobs import Blame, Lane
+from pooltasks.node.jobs import Blame, Call, Kind, Lane
+from pooltasks.node.outcome import Ending, Fate, How
+from pooltasks.node.process_pool import TimeLimits
 from pooltasks.node.shortcut import Claim, Claims
 from pooltasks.node.turn import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+ENDED = Ending().plain()
+
+
+class Owner:
+    """Notes what it hears of its jobs."""
+
+    def __init__(self, at_its_end: Callable[[], None] = lambda: None) -> None:
+        self.told: list[str] = []
+        self._at_its_end = at_its_end
+
+    def buries(self, ending: Ending) -> bool:
+        return ending.fate == Fate.BURY
+
+    def on_accepted(self, *_: Any) -> None:
+        self.told.append("begins")
+
+    def on_ended(self, *_: Any) -> None:
+        self._at_its_end()
+        self.told.append("ends")
+
+    def on_lost(self, *_: Any) -> None:
+        self.told.append("lost")
+
+    def on_terminated(self, *_: Any) -> None:
+        self.told.append("terminated")
 
 
 class Pool(DispatchPool):
@@ -53,18 +85,26 @@ class Pool(DispatchPool):
 
     def _write(self, process: Any) -> None:
         _, operations = pickle.loads(process.lane.unsent[4:])  # noqa: S301  our own
-        self.claimed += [claim for _, _, _, claim, *_ in operations]
+        self.claimed += [claim and Claim(*claim) for _, _, _, claim, *_ in operations]
         process.lane.unsent = None
 
-    def submit(self, name: str = "op", *, suspect: bool = False, **options: Any) -> Any:
-        request = {"suspect": suspect, "properties": {"delivery_tag": f"tag-{next(self._tags)}"}}
-        return self.apply_async(None, [name, "id", request], **options)
+    def submit(  # type: ignore[override]  # the tests name what matters to them
+        self,
+        name: str = "op",
+        *,
+        suspect: bool = False,
+        kind: Kind = Kind.OPERATION,
+        owner: Any = None,
+    ) -> Any:
+        call = Call(kind, name, b"", reservation=f"tag-{next(self._tags)}", suspect=suspect)
+        owner = owner or Owner()
+        return super().submit(call, owner, limits=(None, None), correlation_id=None)
 
     def finish(self, process: Any, seconds: float = 0.0001) -> None:
         number = next(iter(process.lane.jobs))
         process.lane.turn.begin(number)
         process.lane.turn.end()
-        self.on_done(process, number, (True, "value"), None, seconds, False)
+        self.on_done(process, number, ENDED, None, seconds, False)
 
     def loads(self) -> list[int]:
         return [len(process.lane.jobs) for process in self._pool]
@@ -169,20 +209,29 @@ def test_what_the_worker_left_out_before_the_node_took_it_back_is_not_lost() -> 
 
 def test_begin_end_and_result_are_told_once_and_in_their_order() -> None:
     pool = Pool(1)
-    told: list[str] = []
-    job = pool.submit(
-        accept_callback=lambda *_: told.append("begins"), callback=lambda *_: told.append("ends")
-    )
+    owner = Owner()
+    job = pool.submit(owner=owner)
     pool.on_poll_start()
     process = pool._pool[0]
     process.lane.turn.begin(1)
     pool.accept_begun(process)
     pool.accept_begun(process)
-    pool.on_done(process, 1, (True, "value"), None, 0.1, False)
-    pool.on_done(process, 1, (True, "value"), None, 0.1, False)
-    assert told == ["begins", "ends"]
+    pool.on_done(process, 1, ENDED, None, 0.1, False)
+    pool.on_done(process, 1, ENDED, None, 0.1, False)
+    assert owner.told == ["begins", "ends"]
     assert job.ready()
     assert not pool._cache
+
+
+def test_what_had_ended_before_its_worker_died_has_begun() -> None:
+    pool = Pool(1)
+    jobs = [pool.submit() for _ in range(2)]
+    pool.on_poll_start()
+    process = pool._pool[0]
+    process.lane.turn.begin(1)
+    process.lane.turn.end()  # the worker is killed before it tells its node
+    pool.accept_begun(process)
+    assert [job.accepted() for job in jobs] == [True, False]
 
 
 def test_the_result_of_what_was_given_up_is_not_stored() -> None:
@@ -191,32 +240,31 @@ def test_the_result_of_what_was_given_up_is_not_stored() -> None:
     pool.on_poll_start()
     job.discard()
     stored: Any = ("key", b"value", 0)
-    pool.on_done(pool._pool[0], 1, (True, "value"), stored, 0.1, False)
+    pool.on_done(pool._pool[0], 1, ENDED, stored, 0.1, False)
     assert not pool.results
 
 
-class Channel:
-    """What claims know of a channel."""
-
-    stored_unacked_key = "prefix:unacked"
+class Intake:
+    """What claims know of an intake."""
 
     def __init__(self) -> None:
         self.is_caught_up = True
-        self.completion = Completion()
+        self.session = SimpleNamespace(names=Names("pool.code"), identity="me")
+        self.reservations = SimpleNamespace(held={"tag-1", "tag-2"}, controlled={})
 
 
-def claiming(pool: Pool) -> Channel:
-    """Give the pool a channel from which its operations come."""
-    channel: Any = Channel()
-    pool._claims.channel = channel
-    return channel
+def claiming(pool: Pool) -> Intake:
+    """Give the pool an intake from which its operations come."""
+    intake: Any = Intake()
+    pool._claims.intake = intake
+    return intake
 
 
 def test_a_worker_completes_itself_what_nothing_waits_behind() -> None:
     pool = Pool(2)
     claiming(pool)
     pool.submit()
-    assert pool.claimed == [Claim("prefix:unacked", "tag-1")]
+    assert pool.claimed == [Claim("pooltasks:{pool.code}:unacked:me", "tag-1")]
 
 
 def test_its_node_completes_what_goes_in_a_batch_and_what_others_wait_behind() -> None:
@@ -247,7 +295,7 @@ def test_while_the_queue_is_not_empty_the_node_completes_everything() -> None:
     assert pool.claimed == [None]
 
 
-def test_without_a_channel_that_completes_nothing_is_claimed() -> None:
+def test_with_kombus_own_transport_nothing_is_claimed() -> None:
     pool = Pool(1)
     pool.submit()
     assert pool.claimed == [None]
@@ -255,19 +303,13 @@ def test_without_a_channel_that_completes_nothing_is_claimed() -> None:
 
 def test_what_its_worker_has_completed_is_not_acknowledged_again() -> None:
     pool = Pool(1)
-    channel = claiming(pool)
-    told: list[str] = []
-
-    def on_success(_: Any) -> None:
-        channel.completion.acknowledge("tag-1")
-        told.append("acknowledged")
-
-    pool.submit(callback=on_success)
-    pool.on_done(pool._pool[0], 1, (True, "value"), None, 0.1, True)
-    assert told == ["acknowledged"]
-    assert not channel.completion
-    channel.completion.acknowledge("tag-2")
-    assert channel.completion.reservations == ["tag-2"]
+    intake = claiming(pool)
+    owner = Owner(lambda: None)
+    pool.submit(owner=owner)
+    pool.on_done(pool._pool[0], 1, ENDED, None, 0.1, True)
+    assert owner.told == ["begins", "ends"]
+    # So it is acknowledged no more: Reservations.acknowledge passes over what is not held.
+    assert intake.reservations.held == {"tag-2"}
 
 
 def begin(process: Any) -> None:
@@ -346,6 +388,31 @@ def test_a_worker_that_begins_nothing_is_given_nothing_more_until_it_does() -> N
     assert pool.loads() == [1, 2]
 
 
+def test_a_worker_that_a_time_limit_ends_is_not_to_tell_of_it() -> None:
+    """A failure that it began to tell of would be lost with it, and nobody would hear."""
+
+    class Telling(Owner):
+        def on_timeout(self, *_: Any) -> None:
+            self.failure = pool.submit(kind=Kind.FAILURE)
+
+    pool = Pool(1, slots=2)
+    process, owner = pool._pool[0], Telling()
+    process.timed_out = set()
+    job = pool.submit(owner=owner)
+    begin(process)
+    pool.accept_begun(process)
+    limits = TimeLimits(pool._pool, pool.jobs, None, None)
+    limits._trywaitkill = lambda _worker: None
+    limits.on_hard_timeout(job)
+    pool.on_poll_start()
+    assert process.lane.jobs == {1: job}
+    assert [*pool.outbound_buffer] == [owner.failure]
+    other = pool._pool[0] = SimpleNamespace(pid=1, index=0, inqW_fd=0, lane=Lane(Turn(2)))
+    pool._fileno_to_inq = {0: other}
+    pool.on_poll_start()
+    assert [*other.lane.jobs.values()] == [owner.failure]
+
+
 def test_what_a_worker_runs_in_its_slots_is_not_taken_back() -> None:
     pool = Pool(1, slots=2)
     pool.submit()
@@ -397,11 +464,67 @@ def test_the_neighbours_of_one_because_of_which_a_worker_is_ended_are_innocent()
 
 def test_only_the_one_that_is_revoked_ends_as_revoked() -> None:
     pool = Pool(1, slots=2)
-    errors: list[Any] = []
+    owner = Owner()
     for _ in range(2):
-        pool.submit(error_callback=lambda info: errors.append(type(info.exception.exc).__name__))
+        pool.submit(owner=owner)
     pool.on_poll_start()
     begin(pool._pool[0])
     pool._pool[0].lane.jobs[1].terminate(15)
     lose(pool)
-    assert errors == ["Terminated", "WorkerLostError"]
+    assert owner.told[-2:] == ["terminated", "lost"]
+
+
+def test_a_failure_is_told_before_operations_and_never_completed_by_its_worker() -> None:
+    pool = Pool(1)
+    claiming(pool)
+    pool._pool[0].lane.unsent = memoryview(b"x")  # it has no room
+    pool.submit()
+    failure = pool.submit(kind=Kind.FAILURE)
+    assert pool.outbound_buffer[0] is failure
+
+
+def test_who_ran_beside_a_failure_that_killed_the_worker_is_innocent() -> None:
+    pool = Pool(1, slots=2)
+    pool.submit(kind=Kind.FAILURE)
+    pool.submit()
+    pool.on_poll_start()
+    begin(pool._pool[0])
+    assert lose(pool)[1] is Blame.INNOCENT
+
+
+def test_a_new_connection_forgets_operations_and_keeps_failures() -> None:
+    pool = Pool(1)
+    pool.maintain_pool = lambda: None
+    pool._pool[0].lane.unsent = memoryview(b"x")
+    pool.submit()
+    failure = pool.submit(kind=Kind.FAILURE)
+    pool.flush()
+    assert [*pool.outbound_buffer] == [*pool.jobs.values()] == [failure]
+
+
+def test_a_node_that_stops_keeps_what_a_worker_has_begun_until_that_says_how_it_went() -> None:
+    pool = Pool(1)
+    pool.maintain_pool = lambda: None
+    ended, left_out = pool.submit(), pool.submit()
+    pool.on_poll_start()
+    turn = pool._pool[0].lane.turn
+    # The worker has ended the first, and its answer is still in the pipe.
+    assert turn.begin(1)
+    turn.end()
+    turn.told()
+    pool.flush()
+    assert [*pool.jobs.values()] == [ended]
+    assert not pool.is_decided()
+    assert left_out not in pool.jobs.values()
+    pool.on_done(pool._pool[0], 1, ENDED, None, 0.001, False)
+    assert pool.is_decided()
+    assert not pool.jobs
+
+
+def test_a_result_that_is_buried_with_its_message_is_not_stored_twice() -> None:
+    pool = Pool(1)
+    pool.submit()
+    buried: Any = (int(How.FAILED), int(Fate.BURY))
+    stored: Any = ("key", b"value", 0)
+    pool.on_done(pool._pool[0], 1, buried, stored, 0.1, False)
+    assert not pool.results

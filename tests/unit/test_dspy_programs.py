@@ -20,14 +20,16 @@ from pooltasks.errors import (
     ProgramNotFoundError,
     SessionNotFoundError,
 )
+from pooltasks.node.warmup import run_commands
 from pooltasks.operations.dspy_programs import (
     BuiltProgram,
-    _import_dspy,
     build,
+    import_dspy,
     parse_definition,
 )
 from pooltasks.operations.program_cache import process_cache
-from pooltasks.settings import PoolSettings, Settings
+from pooltasks.pool_settings import PoolSettings
+from pooltasks.settings import Settings
 from workers import programs
 
 dspy = pytest.importorskip("dspy", reason="the extra 'dspy' is not installed")
@@ -353,7 +355,7 @@ def test_a_broken_installation_of_dspy_is_not_taken_for_a_missing_one(monkeypatc
     monkeypatch.delitem(sys.modules, "dspy")
     monkeypatch.setattr("builtins.__import__", broken)
     with pytest.raises(ModuleNotFoundError, match="litellm"):
-        _import_dspy()
+        import_dspy()
 
 
 def test_without_the_extra_there_is_one_clear_error(monkeypatch):
@@ -396,6 +398,33 @@ def test_a_worker_keeps_no_history_of_its_calls():
     execute()
     programs.answer.run("why?")
     assert dspy.settings.lm.history == []
+
+
+def test_the_named_warm_up_gets_a_worker_ready_without_asking_a_model():
+    commands = PoolSettings(warmup="dspy:openai/some-model").warmup.commands
+    report = run_commands(app, [one.model_copy(update={"timeout": None}) for one in commands])
+    assert report.failure is None
+    assert [one.operation.rpartition(".")[2] for one in report.commands] == [
+        "import_dspy",
+        "configure_lm",
+        "create_program",
+        "create_program",
+    ]
+    assert dspy.settings.lm.model == "openai/some-model"
+    assert dspy.settings.disable_history
+    built = operations.list_programs.run(session_id="warm-up")
+    assert [its["program_type"] for its in built] == ["predict", "chain_of_thought"]
+    process_cache().discard_session("warm-up")
+
+
+def test_only_a_warm_up_may_choose_the_model_of_a_worker():
+    configure = app.tasks["pooltasks.operations.configure_lm"]
+    configure.push_request(called_directly=False)
+    try:
+        with pytest.raises(ProgramError, match="only a warm-up may"):
+            configure.run("openai/another")
+    finally:
+        configure.pop_request()
 
 
 def test_importing_the_operations_does_not_import_dspy():

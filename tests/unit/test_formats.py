@@ -8,6 +8,7 @@ import time
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import fakeredis
@@ -26,7 +27,7 @@ from pooltasks.metrics.standings import Standings
 from pooltasks.metrics.totals import Totals, by_name
 from pooltasks.optimizer.controller import Controller, Memory
 from pooltasks.optimizer.observing import Watch
-from pooltasks.settings import Objective
+from pooltasks.pool_settings import Objective
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pooltasks.app import PoolApp
 
 OLDER = b"0  [0,1.0,2,2,0,0,0.0,0,0,0,null,null,[0,0,2.0,{},{},[0,0,0]]]\n"
-NEWER = b"v3 \xff\x00 anything"
+NEWER = b"v6 \xff\x00 anything"
 OLDER_RECORD = zlib.compress(b'[0,1.0,{"echo":[0,0,2.0]}]\n')
 
 
@@ -128,12 +129,15 @@ def test_what_is_stored_changes_only_with_the_number_of_its_format() -> None:
         wait=histogram(0.001, 3.0),
         run=histogram(0.1, 3.0),
         latency=histogram(0.1, 9.0),
+        recovery=histogram(0.2),
+        limited=histogram(3.0),
     )
     used = Resources(0.25, 1.5, 60, 200, 110)
     sample = Sample(7, 1.0, 4, 3, 2, 5, 0.5, 1, 2, 3, 10, 6, room=9, counts=its, resources=used)
+    sample = replace(sample, draining=True)
     record = zlib.decompress(OperationRecord(7, 1.0, {"echo": its}).encode())
     sums = [hashlib.sha256(part).hexdigest()[:16] for part in (sample.encode(), record)]
-    assert (FORMAT, sums) == (b"v2 ", ["c195de1f661679b0", "95fcfe191ad3aa78"])
+    assert (FORMAT, sums) == (b"v5 ", ["bc7ca9d090e6d004", "a8dac6255f5f1820"])
 
 
 @pytest.mark.usefixtures("mixed")
@@ -224,21 +228,24 @@ def test_the_dashboard_shows_a_pool_through_an_upgrade(
     reader: PoolReader, client: redis.Redis, clock: Clock
 ) -> None:
     put(client, "b@host/2", OLDER, OLDER_RECORD)
-    verdict = {"level": "fair", "text": "1 node of another version cannot be read."}
+    text = "1 node of another version cannot be read."
+    remedy = "Run the same version of pooltasks on all nodes."
+    verdict = {"level": "fair", "text": text, "blamed": ["nodes"], "remedy": remedy, "more": []}
     assert reader.overview()["verdict"] == reader.page(300, None)["verdict"] == verdict
     for number in range(3):
         clock.now += 1
         write(client, number)
         put(client, "b@host/2", OLDER, OLDER_RECORD)
     line, page = reader.overview(), reader.page(300, None)
-    assert line["nodes"] == {"live": 1, "stale": 0, "unreadable": 1}
+    none = {"drained": 0, "draining": 0, "lost": 0}
+    assert line["nodes"] == {**none, "live": 1, "unreadable": 1}
     assert page["verdict"]["text"].startswith("1 node of another version cannot be read")
     assert page["load"]["size"] == 2
     assert [node["name"] for node in page["nodes"]] == ["a@host/1"]
     for number in range(3, 20):
         clock.now += 1
         write(client, number)
-    assert reader.overview()["nodes"] == {"live": 1, "stale": 0, "unreadable": 0}
+    assert reader.overview()["nodes"] == {**none, "live": 1, "unreadable": 0}
 
 
 def test_the_optimizer_holds_and_learns_nothing_meanwhile(
@@ -264,12 +271,12 @@ def test_the_optimizer_holds_and_learns_nothing_meanwhile(
     assert told == []
     client.delete("pool.code")
     decisions = []
-    for number in range(8, 14):
+    for number in range(8, 20):
         clock.now += 1
         write(client, number)
         decisions.append(controller.tick())
     # For as long as a node may be late, it may be there.
-    assert [decision.acting for decision in decisions] == [False] * 2 + [True] * 4
+    assert [decision.acting for decision in decisions] == [False] * 8 + [True] * 4
     assert {decision.target for decision in decisions} == {held.target}
 
 

@@ -46,6 +46,7 @@ class Channel:
 def pool():
     pool = SimpleNamespace(warm=4, cold=0, overflow=0, slots=1, draining=False)
     pool.warm_and_cold = lambda: (pool.warm, pool.cold)
+    pool.gatherer = SimpleNamespace(room=lambda: 0)
     return pool
 
 
@@ -108,6 +109,17 @@ def test_temporary_workers_widen_it(pool, channel):
     reserve(channel, 5)
     assert channel.qos.can_consume()
     reserve(channel, 6)
+    assert not channel.qos.can_consume()
+
+
+def test_batches_widen_it_but_not_while_no_worker_is_warm(pool, channel):
+    pool.gatherer.room = lambda: 2
+    reserve(channel, 5)
+    assert channel.qos.can_consume()
+    reserve(channel, 6)
+    assert not channel.qos.can_consume()
+    pool.warm = 0
+    reserve(channel, 0)
     assert not channel.qos.can_consume()
 
 

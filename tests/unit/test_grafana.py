@@ -24,7 +24,12 @@ RULES = [
     for group in yaml.safe_load(path.read_text("utf-8"))["groups"]
     for rule in group["rules"]
 ]
-SUFFIXES = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "gauge": [""]}
+SUFFIXES = {
+    "counter": ["_total"],
+    "histogram": ["_bucket", "_count", "_sum"],
+    "summary": ["_count", "_sum"],
+    "gauge": [""],
+}
 
 
 def metrics() -> dict[str, set[str]]:
@@ -86,8 +91,8 @@ def test_what_the_queries_name_exists() -> None:
 
 def test_the_documentation_names_what_there_is() -> None:
     text = (ROOT / "docs/monitoring.md").read_text("utf-8")
-    named = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
-    suffix = {"counter": "_total", "histogram": "", "gauge": ""}
+    named = set(re.findall(r"^\| `(pooltasks_\w+|Pooltasks\w+)`", text, re.MULTILINE))
+    suffix = {"counter": "_total", "histogram": "", "summary": "", "gauge": ""}
     assert named == {
         *(family.name + suffix[family.type] for family in families({}, {}, up=None)),
         *(rule["alert"] for rule in RULES if "alert" in rule),

@@ -119,3 +119,24 @@ def test_this_process_is_measured():
     headroom = Headroom()
     headroom.room([os.getpid()], 0.0)
     assert headroom.room([os.getpid()], 1.0) >= 1
+
+
+def test_an_idle_node_reads_nothing_of_its_workers(host):
+    headroom = Headroom(root=host.root)
+    for pid in (1, 2):
+        host.worker(pid)
+    before = headroom.room((1, 2), 0.0)
+    for pid in (1, 2):
+        (host.root / f"proc/{pid}/schedstat").unlink()
+        (host.root / f"proc/{pid}/statm").unlink()
+    assert headroom.room((1, 2), 0.0) == before
+    assert before is not None
+    assert headroom.room((1, 2), 1.0) is None  # they have gone
+
+
+def test_a_worker_that_an_idle_node_gets_is_read(host):
+    headroom = Headroom(root=host.root)
+    host.worker(1, own_mb=32)
+    few = headroom.room((1,), 0.0)
+    host.worker(2, own_mb=320)
+    assert headroom.room((1, 2), 0.0) < few

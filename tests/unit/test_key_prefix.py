@@ -20,6 +20,9 @@ from pooltasks.broker.client import PrefixedClient, client_on, with_prefix
             ["EVALSHA", "0", 2, "one", "two", "three"],
             ["EVALSHA", "0", 2, "a:one", "a:two", "three"],
         ),
+        # A pool's key has the prefix in its hash tag too: it lies in the slot of the queue.
+        (["GET", "pooltasks:{pool.x}:lock"], ["GET", "a:pooltasks:{a:pool.x}:lock"]),
+        (["GET", b"pooltasks:{pool.x}:lock"], ["GET", b"a:pooltasks:{a:pool.x}:lock"]),
         (["XADD", "key", "MAXLEN", "~", 5, "*"], ["XADD", "a:key", "MAXLEN", "~", 5, "*"]),
     ],
 )

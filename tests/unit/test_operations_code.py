@@ -13,8 +13,9 @@ from pooltasks import app, operations
 from pooltasks.app import Extension
 from pooltasks.errors import OperationRefusedError, ProgramError, SessionNotFoundError
 from pooltasks.operations.program_cache import process_cache
+from pooltasks.pool_settings import PoolSettings
 from pooltasks.programs import programs_of
-from pooltasks.settings import PoolSettings, Settings
+from pooltasks.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +170,9 @@ def test_cleanup_of_a_session_that_is_gone_is_no_error():
 def test_the_operations_have_their_public_names():
     for name in operations.__all__:
         assert getattr(operations, name).name == f"pooltasks.operations.{name}"
+
+
+def test_each_run_is_logged_without_the_code(caplog):
+    execute("result = 'a secret'")
+    assert "code of 19 characters runs, sha256 " in caplog.text
+    assert "a secret" not in caplog.text

@@ -14,6 +14,7 @@ from pooltasks.optimizer.policies import (
     Tuning,
     build,
 )
+from pooltasks.optimizer.policies.observation import resized
 from pooltasks.optimizer.staffing import Goal
 
 LIMITS = Limits(2, 64)
@@ -133,7 +134,7 @@ def test_objective_grows_by_a_little_only_where_the_objective_needs_it():
     kept = obeyed(policy, more, 60, start=120)[-1]
     assert kept.inputs["staffed"] == size + 1
     assert kept.target == size
-    assert "not worth a resize" in kept.reason
+    assert "for so few more the pool is not resized" in kept.reason
     much_more = replace(CALM, arrivals=125, size=size, warm=size)
     assert obeyed(policy, much_more, 60, start=180)[-1].target > size
 
@@ -217,15 +218,28 @@ def test_rules_shrink_by_one_a_minute_down_to_the_minimum():
 
 
 def test_rules_overflow_for_long_waits_only_up_to_the_size():
-    waits = replace(CALM, busy=1.6, size=2, warm=2, waiting=1, wait_sum=20.0)
-    policy = Rules(LIMITS)
-    targets = []
-    for tick in range(1, 800):  # utilization stays at 80 %
-        waits = replace(waits, now=float(tick), busy=0.8 * waits.size)
-        target = policy.observe(waits).target
-        waits = replace(waits, size=target, warm=target)
-        targets.append(target)
-    assert targets[-1] == 4
+    waits = replace(CALM, busy=2.4, size=3, warm=3, waiting=1, wait_sum=20.0)
+    policy = Rules(LIMITS, overflow=1)
+    decisions = obeyed(policy, waits, 300)
+    assert {decision.target for decision in decisions} == {3}  # utilization stays at 80 %
+    assert [decisions[at].overflow for at in (59, 60, 120, 299)] == [1, 2, 3, 3]
+    assert "allow 2 of overflow" in decisions[60].reason
+    assert decisions[60].inputs["overflow"] == 2
+
+
+def test_rules_take_back_overflow_with_the_size_and_never_what_is_set():
+    policy = Rules(LIMITS, overflow=1)
+    obeyed(policy, replace(CALM, busy=4.0, size=5, warm=5, waiting=1, wait_sum=20.0), 130)
+    decisions = obeyed(policy, replace(IDLE, size=5, warm=5), 700, start=130)
+    assert decisions[0].overflow == 3
+    assert (decisions[-1].target, decisions[-1].overflow) == (LIMITS.minimum, 1)
+
+
+def test_rules_overflow_by_workers_whatever_their_slots():
+    policy = Rules(LIMITS, per_worker=4, overflow=0)
+    waits = replace(CALM, busy=8.0, size=10, warm=10, waiting=1, wait_sum=20.0)
+    allowed = [decision.overflow for decision in obeyed(policy, waits, 250)]
+    assert [allowed[at] for at in (0, 60, 120, 180, 240)] == [0, 4, 8, 10, 10]
 
 
 def test_schedule_raises_before_what_came_at_this_time_of_the_season_before():
@@ -264,3 +278,40 @@ def test_a_restarted_policy_decides_as_if_it_had_never_stopped(name):
     second.restore(json.loads(json.dumps(first.snapshot())))
     surge = replace(CALM, arrivals=150, waiting=3, late=2)
     assert obeyed(second, surge, 100, start=100) == obeyed(first, surge, 100, start=100)
+
+
+def test_rules_step_by_workers_whatever_their_slots():
+    policy = build("rules", Limits(100, 6400), Goal(), 1000, per_worker=100)
+    decisions = obeyed(policy, replace(IDLE, size=1000, warm=1000), 61)
+    assert decisions[60].target == 900
+
+
+def test_a_reason_counts_slots_in_words():
+    assert resized(1, 1) == "Keep 1 slot"
+    assert resized(1, 2) == "From 1 to 2 slots"
+    assert resized(2, 1) == "From 2 to 1 slot"
+
+
+def test_rules_keep_a_size_that_is_right():
+    decisions = obeyed(Rules(LIMITS), CALM, 400)
+    assert {decision.target for decision in decisions} == {15}
+    assert decisions[60].reason.startswith("Keep 15 slots: utilization 67%")
+
+
+def test_rules_forget_what_is_older_than_five_minutes():
+    policy = Rules(LIMITS)
+    policy.observe(replace(CALM, waiting=1000, now=1.0))
+    told = [its.inputs["peak_demand"] for its in obeyed(policy, CALM, 360, start=1) if its.inputs]
+    assert told == [1010, 1010, 1010, 1010, 10, 10]
+
+
+def test_rules_tell_peak_demand_throughput_and_errors():
+    policy = Rules(LIMITS)
+    seen = replace(CALM, completed=100, failed=2)
+    peak = replace(seen, waiting=7, now=1.0)
+    policy.observe(peak)
+    decisions = obeyed(policy, seen, 61, start=1)
+    (inputs,) = [decision.inputs for decision in decisions if decision.inputs]
+    assert inputs["peak_demand"] == 17
+    assert inputs["throughput"] == pytest.approx(100)
+    assert inputs["error_rate"] == pytest.approx(0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import tomllib
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import yaml
 from honcho.environ import parse_procfile
 
-from pooltasks.cli.up import clients
+from pooltasks.cli.up import _closing, clients
+from pooltasks.pool_settings import PoolSettings
+from pooltasks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 BESIDE = {"server", "prometheus", "grafana"}
@@ -22,7 +25,7 @@ def commands() -> dict[str, list[str]]:
     """The command of each program of ``up`` for the pools of config/pools.toml."""
     pools = tomllib.loads((ROOT / "config/pools.toml").read_text("utf-8"))["pools"]
     programs = clients(
-        pools,
+        {**{name: PoolSettings(**its) for name, its in pools.items()}, "control": PoolSettings()},
         app="pooltasks",
         redis_url="redis://127.0.0.1:6379/0",
         data_dir=Path("/data"),
@@ -51,6 +54,26 @@ def test_the_procfile_runs_what_up_runs(commands):
         name: without_place(command) for name, command in commands.items()
     }
     assert "--address=127.0.0.1" in processes["dashboard"]
+
+
+@pytest.mark.parametrize(
+    ("pools", "port", "said"),
+    [
+        ({"shop": {}}, 5555, "Dashboard: http://127.0.0.1:5555/pools"),
+        ({"shop": {}}, None, ""),
+        ({}, None, "No pool is configured, so that only the control node runs"),
+    ],
+)
+def test_up_ends_with_what_a_newcomer_needs(monkeypatch, pools, port, said):
+    monkeypatch.setenv("POOLTASKS_CONFIG", os.devnull)
+    programs = clients(
+        {"control": PoolSettings()},
+        app="pooltasks",
+        redis_url="redis://127.0.0.1:6379/0",
+        data_dir=Path("/data"),
+        dashboard_port=port,
+    )
+    assert _closing(Settings.read(pools=pools), programs) == said
 
 
 def test_compose_runs_what_up_runs(commands, compose):

@@ -24,7 +24,8 @@ from pooltasks.metrics.prometheus import PoolCollector, register
 from pooltasks.metrics.sample import Resources, Sample
 from pooltasks.metrics.samples import SampleStore
 from pooltasks.metrics.standings import Standings
-from pooltasks.settings import Objective
+from pooltasks.metrics.surroundings import ServerMemory
+from pooltasks.pool_settings import Objective
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
@@ -310,7 +311,7 @@ def test_health_is_that_of_the_last_minute(
         assert score == 100 if number in {1, 5, 6, 7} else score < 60, number
 
 
-def test_fifty_pools_and_two_hundred_operations_are_less_than_five_thousand_series(
+def test_fifty_pools_and_two_hundred_operations_are_few_enough_series(
     make_app: Callable[..., PoolApp], client: redis.Redis
 ) -> None:
     pools: dict[str, Any] = {f"pool-{number}": {} for number in range(50)}
@@ -321,6 +322,8 @@ def test_fifty_pools_and_two_hundred_operations_are_less_than_five_thousand_seri
         outcomes = {f"shop.{number}": dict.fromkeys(Outcome, number + 1) for number in range(4)}
         used = Resources(node_cpu=0.1, workers_cpu=0.4, node_rss=9, workers_rss=90, pss=50)
         store.write("a", sample(resources=used), outcomes=outcomes)
+        limited = {f"code shop.{number}": "1 - -" for number in range(4)}
+        client.hset(keys.flow(keys.queue(pool), "limits"), mapping=limited)
     read = Standings(app, client)
     read.read()
     made = families(read.pools, read.read(), up=True)
@@ -331,10 +334,29 @@ def test_fifty_pools_and_two_hundred_operations_are_less_than_five_thousand_seri
     # 13 ms on an idle machine; what a scrape may take is 50 ms.
     assert time.thread_time() - started < 0.2
     series = Scraped(text)
-    assert 3000 < len(series.values) < 5000
+    assert 3000 < len(series.values) < 6200
     for number in range(4):
         labels = {"pool": "pool-49", "name": f"shop.{number}", "outcome": "lost"}
         assert series("operations_by_name_total", **labels) == number + 1
+
+
+def test_operations_with_limits_beyond_what_a_scrape_may_hold_are_shown_together(
+    make_app: Callable[..., PoolApp], client: redis.Redis
+) -> None:
+    app = make_app(pools={"code": {"enable_optimizer": False}})
+    limits = {f"code shop.{number}": "1 - -" for number in range(100)}
+    client.hset(keys.flow("pool.code", "limits"), mapping=limits)
+    client.hset(keys.flow("pool.code", "running"), mapping={"shop.7/": 1, "!shop.8/": "1 5"})
+    held = {f"shop.{number}/ann\x000{turn:016d}": 0 for number in (7, 99) for turn in range(number)}
+    client.zadd(keys.flow("pool.code", "held"), held)
+    read = Standings(app, client)
+    made = families(read.pools, read.read(), up=True)
+    (family,) = (each for each in made if each.name == "pooltasks_limited_operations")
+    lines = {(its.labels["name"], its.labels["state"]): its.value for its in family.samples}
+    assert len(lines) == 120
+    assert lines["shop.99", "held"] == 99
+    assert (lines["shop.7", "running"], lines["shop.7", "held"]) == (1, 7)
+    assert lines["other", "held"] == 0
 
 
 def test_operations_beyond_what_a_scrape_may_hold_are_shown_together(
@@ -378,6 +400,9 @@ class Source:
         if self.error is not None:
             raise self.error
         return {}
+
+    def server_memory(self) -> ServerMemory:
+        return ServerMemory(used=1, limit=2)
 
 
 @pytest.fixture
@@ -448,3 +473,57 @@ def test_registering_shows_the_pools_in_the_default_registry_and_reads_nothing(
         assert "pooltasks_up 1.0" in generate_latest().decode()
     finally:
         REGISTRY.unregister(collector)
+
+
+def test_after_a_pause_nothing_is_known_until_the_first_reading(
+    app: PoolApp, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prometheus, "_KEEP", 0.0)
+    monkeypatch.setattr(prometheus, "_OLDEST", 0.0)
+    monkeypatch.setattr(prometheus, "_PATIENCE", 0.05)
+    collector = PoolCollector(app)
+    scraped(collector)
+    eventually(lambda: collector._thread is None)
+    source.answers.clear()
+    assert scraped(collector)("up") is None
+    source.answers.set()
+
+
+def test_the_optimizer_s_wish_is_shown_in_workers_too_and_not_where_it_is_unknown(
+    make_app: Callable[..., PoolApp], client: redis.Redis, clock: Clock
+) -> None:
+    app = make_app(pools={"code": {"slots": 4}, "new": {}})
+    for pool, target in (("code", 10), ("new", None)):
+        store = DecisionStore(client, pool)
+        turn = store.begin()
+        assert turn is not None
+        its = PoolDecision(clock.now, "objective", target, target, target, 1, {}, [], "a test")
+        store.commit(turn, None, its)
+    read = Standings(app, client)
+    its = scraped(Fixed(lambda: families(read.pools, read.read(), up=True)))
+    assert (its("target_slots", pool="code"), its("target_size", pool="code")) == (10, 3)
+    assert its("target_slots", pool="new") is None
+    assert its("target_size", pool="new") is None
+
+
+def test_without_an_optimizer_nobody_misses_a_control_node(
+    make_app: Callable[..., PoolApp], client: redis.Redis
+) -> None:
+    app = make_app(pools={"code": {"enable_optimizer": False}})
+    assert list(Standings(app, client).pools) == ["code"]
+
+
+def test_latencies_and_recoveries_have_their_durations(
+    store: SampleStore, scrape: Callable[[], Scraped]
+) -> None:
+    its = counted()
+    for seconds in (0.03, 0.2, 3.0):
+        its.latency.add(seconds)
+    its.recovery.add(0.5)
+    its.recoveries = 1
+    store.write("a", sample(counts=its))
+    shown = scrape()
+    assert shown("latency_seconds_count", pool="code") == 3
+    assert shown("latency_seconds_sum", pool="code") == pytest.approx(3.23, rel=0.01)
+    assert shown("recovery_seconds_count", pool="code") == 1
+    assert shown("recovery_seconds_sum", pool="code") == pytest.approx(0.5, rel=0.01)

@@ -6,9 +6,12 @@ import time
 
 import pytest
 from celery.app.task import Task
-from celery.exceptions import InvalidTaskError
+from celery.worker.request import Request
 
+from pooltasks.errors import ConfigurationError
+from pooltasks.node.acceptance import Refusal
 from pooltasks.node.request import OperationRequest
+from pooltasks.node.request_class import check_requests, use_our_requests
 from pooltasks.task import Operation
 
 
@@ -17,8 +20,8 @@ def requested(make_app):
     """Return the request of an operation with these options, as a node would see it."""
     app = make_app(pools={"code": {"operation_timeout": 20}, "slow": {"operation_timeout": 500}})
 
-    def of(queue="pool.code", headers=None, body=((), {}, {}), **options):
-        task = app.task(base=Operation, shared=False, name=f"test.{len(app.tasks)}", **options)(run)
+    def of(queue="pool.code", headers=None, body=((), {}, {}), base=Operation, **options):
+        task = app.task(base=base, shared=False, name=f"test.{len(app.tasks)}", **options)(run)
         message = type("Message", (), {"delivery_info": {"routing_key": queue}, "properties": {}})
         return OperationRequest(
             message,
@@ -47,6 +50,12 @@ def test_the_pool_s_timeout_is_the_soft_limit(limits):
     assert limits(queue="pool.slow") == (510.0, 500.0)
 
 
+def test_a_plain_celery_task_has_the_limits_of_celery(limits):
+    assert limits(base=Task) == (None, None)
+    assert limits(base=Task, time_limit=7, soft_time_limit=5) == (7, 5)
+    assert limits(base=Task, time_limit=7, headers={"timelimit": [3, None]}) == (3, None)
+
+
 def test_the_control_pool_has_limits_too(limits):
     assert limits(queue="pool.control") == (66.0, 60.0)
 
@@ -70,10 +79,11 @@ def test_the_hard_limit_follows_by_a_tenth_of_a_second_to_ten(limits, soft, hard
     assert limits(timeout=soft) == pytest.approx((hard, soft))
 
 
-def test_the_operation_s_hard_limit_is_taken_and_bounds_the_soft_one(limits):
+def test_the_operation_s_hard_limit_acts_alone_if_it_comes_first(limits):
     assert limits(timeout=10, time_limit=60) == (60, 10)
-    assert limits(timeout=10, time_limit=5) == (5, 5)
-    assert limits(timeout=10, headers={"timelimit": [5, None]}) == (5, 5)
+    assert limits(timeout=10, time_limit=10) == (10, None)
+    assert limits(timeout=10, time_limit=5) == (5, None)
+    assert limits(timeout=10, headers={"timelimit": [5, None]}) == (5, None)
 
 
 def test_no_run_outlasts_its_deadline(limits):
@@ -106,9 +116,43 @@ def test_every_operation_has_such_a_request():
     [({}, {}, {}), ("", {}, {}), ((), [], {}), ((), None, {}), ((), {}, [None]), ((), {}, 1)],
 )
 def test_a_body_of_another_shape_is_no_operation(requested, body):
-    with pytest.raises(InvalidTaskError, match="the body is no list"):
+    with pytest.raises(Refusal, match="the body is no list"):
         requested(body=body)
 
 
 def test_what_celery_takes_for_nothing_embedded_is_an_operation(requested):
     assert requested(body=([], {}, None)).name
+
+
+def test_every_task_of_a_node_has_such_a_request_and_one_of_its_own_is_refused(make_app):
+    app = make_app(pools={"code": {}})
+    app.task(shared=False, name="plain")(run)
+    pool = object()
+    use_our_requests(app, pool)
+    assert issubclass(app.tasks["plain"].Request, OperationRequest)
+    assert app.tasks["plain"].Request.pool is pool
+    app.task(shared=False, name="own", Request="celery.worker.request:Request")(run)
+    check_requests(app, [__name__])
+    own = type("OwnRequest", (Request,), {})
+    app.task(shared=False, name="batches", Request=own)(run)
+    with pytest.raises(ConfigurationError, match=r"batches has a Request class .*OwnRequest"):
+        check_requests(app, [__name__])
+
+
+class Gathering(Task):
+    """As the base class of celery-batches: it takes its messages itself."""
+
+    abstract = True
+
+    def Strategy(self, *_):  # noqa: N802  Celery's name
+        raise AssertionError
+
+
+def test_a_task_that_takes_its_messages_itself_is_refused_by_the_node_of_its_pool(make_app):
+    app = make_app(pools={"code": {}})
+    app.task(shared=False, name="jobs.count", base=Gathering)(run)
+    why = "jobs.count takes its messages itself, with the Strategy of test_request.Gathering"
+    with pytest.raises(ConfigurationError, match=why):
+        check_requests(app, ["jobs"])
+    check_requests(app, ["others"])  # a plain worker's: it hinders no pool
+    assert why in use_our_requests(app, object())["jobs.count"]

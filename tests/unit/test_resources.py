@@ -42,7 +42,6 @@ def test_a_node_and_its_workers_are_metered_and_the_dead_are_not_forgotten() -> 
     busy = worker(BUSY)
     try:
         meter = Meter()
-        meter.read([busy.pid])
         usage = meter.read([busy.pid])
         spent = usage.workers_cpu - before.workers_cpu
         assert spent >= 0.28  # the kernel counts in hundredths
@@ -59,12 +58,11 @@ def test_a_node_and_its_workers_are_metered_and_the_dead_are_not_forgotten() -> 
 
 
 def test_a_process_that_nobody_looked_at_makes_the_whole_unknown() -> None:
-    workers = [worker(IDLE) for _ in range(2)]
+    workers = [worker(IDLE) for _ in range(4)]
     pids = [process.pid for process in workers]
     meter = Meter()
     try:
-        assert meter.read(pids).pss is None
-        assert meter.read(pids).pss is None
+        assert meter.read(pids).pss is None  # it looks at four at a time
         assert meter.read(pids).pss is not None
     finally:
         for process in workers:

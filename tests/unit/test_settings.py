@@ -8,7 +8,9 @@ import pytest
 
 from pooltasks import address
 from pooltasks.errors import ConfigurationError
-from pooltasks.settings import CONTROL_POOL, PoolSettings, Settings
+from pooltasks.keys import CONTROL_POOL
+from pooltasks.pool_settings import PoolSettings
+from pooltasks.settings import Settings
 
 PASSWORD = "sesame-open"  # noqa: S105  that it never shows is what is tested
 
@@ -50,6 +52,21 @@ def test_without_a_file_and_an_environment_the_defaults_hold():
     assert settings.pools == {}
     assert settings.pool is None
     assert settings.session_ttl == 3600
+
+
+def test_most_defaults_are_those_of_the_requirements_document():
+    its = PoolSettings()
+    assert (its.init_timeout, its.operation_timeout) == (30, 60)
+    assert (its.strategy, its.lazy) == ("lifo", False)
+    assert (its.health_check_interval, its.max_health_failures) == (30, 3)
+    assert (its.enable_optimizer, its.enable_metrics, its.metrics_interval) == (True, True, 1)
+
+
+def test_the_defaults_that_differ_are_for_small_machines_and_a_quick_optimizer():
+    its = PoolSettings()
+    sizes = (its.pool_size, its.min_pool_size, its.max_pool_size, its.max_overflow)
+    assert sizes == (4, 1, 16, 0)
+    assert (its.checkout_timeout, its.optimization_interval) == (60, 1)
 
 
 def test_the_file_stands_over_the_defaults(toml):
@@ -285,7 +302,7 @@ def test_a_password_is_in_no_representation(monkeypatch):
     settings = Settings.load()
     for text in (repr(settings), str(settings), f"{settings}", settings.model_dump_json()):
         assert PASSWORD not in text
-    assert PASSWORD in address.broker_url(settings.redis_url.get_secret_value())
+    assert PASSWORD in address.read(settings.redis_url.get_secret_value()).broker_url
 
 
 def test_a_password_stays_out_of_the_error_about_another_value(monkeypatch):
@@ -300,17 +317,17 @@ def test_a_password_stays_out_of_the_error_about_another_value(monkeypatch):
 @pytest.mark.parametrize(
     ("url", "broker_url"),
     [
-        ("redis://host", "redis://host"),
-        ("rediss://host", "rediss://host?ssl_cert_reqs=required"),
+        ("redis://host", "redis://host:6379/0"),
+        ("rediss://host", "rediss://host:6379/0?ssl_cert_reqs=required"),
         ("sentinel://one/2?master_name=m", "sentinel://one:26379/2"),
         (
             "sentinel://:a%40b@one:1;two:2;three/0?master_name=m&sentinel_password=p",
             "sentinel://:a%40b@one:1/0;sentinel://:a%40b@two:2/0;sentinel://:a%40b@three:26379/0",
         ),
-        ("redis://host/", "redis://host/"),
-        ("redis://host?db=3", "redis://host/3"),
-        ("redis://host/1?username=user&password=a%40b", "redis://user:a%40b@host/1"),
-        ("redis://user@host", "redis://user:@host"),
+        ("redis://host/", "redis://host:6379/0"),
+        ("redis://host?db=3", "redis://host:6379/3"),
+        ("redis://host/1?username=user&password=a%40b", "redis://user:a%40b@host:6379/1"),
+        ("redis://user@host", "redis://user:@host:6379/0"),
         ("redis://user:secret@host:6380/3", "redis://user:secret@host:6380/3"),
         (
             "rediss://host:6380/0?ssl_cert_reqs=required",
@@ -325,7 +342,7 @@ def test_a_password_stays_out_of_the_error_about_another_value(monkeypatch):
     ],
 )
 def test_the_broker_url_is_what_kombu_reads(url, broker_url):
-    assert address.broker_url(url) == broker_url
+    assert address.read(url).broker_url == broker_url
 
 
 # Which pools there are
@@ -361,3 +378,23 @@ def test_the_pool_of_this_process_must_exist(toml, monkeypatch):
     assert "no pool 'cod'. Pools: code" in error_of()
     monkeypatch.setenv("POOLTASKS_POOL", "code")
     assert Settings.load().pool == "code"
+
+
+def test_the_profile_document_has_the_requirements_documents_defaults():
+    settings = Settings.load(
+        pools={"big": {"profile": "document", "max_pool_size": 30}, "small": {}}
+    )
+    big, small = settings.pools["big"], settings.pools["small"]
+    assert (big.pool_size, big.min_pool_size, big.max_pool_size, big.max_overflow) == (
+        10,
+        5,
+        30,
+        10,
+    )
+    assert big.checkout_timeout == 5.0
+    assert small == PoolSettings()
+
+
+def test_a_profile_that_there_is_not_is_refused():
+    with pytest.raises(ConfigurationError, match="profile"):
+        Settings.load(pools={"big": {"profile": "paper"}})

@@ -108,6 +108,19 @@ def test_simulate_runs_under_the_given_conditions():
     assert shares[0] < shares[1] / 2
 
 
+def test_simulate_has_no_workers_for_what_limits_hold_back():
+    base = ("simulate", "--policy", "objective", "--workload", "steady", "--json")
+    base += ("--seconds", "200", "--seeds", "1")
+    free, held, slow = (
+        json.loads(ran(*base, *limits).output)["cost"]["mean"]
+        for limits in ((), ("--concurrency", "1", "--keys", "3"), ("--key-rate", "20/s"))
+    )
+    assert max(held, slow) < 0.7 * free
+    refused = ran(*base, "--key-rate", "fast")
+    assert refused.exit_code != 0
+    assert "'fast' is no rate" in (refused.output or str(refused.exception))
+
+
 def test_simulate_draws_service_times_as_told():
     base = ("simulate", "--policy", "objective", "--workload", "steady", "--json")
     shares = [

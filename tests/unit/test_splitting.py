@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooltasks.optimizer.splitting import Capacity, hosts_wanted, split
+from pooltasks.optimizer.splitting import Capacity, split
 
 
 def capacity(ceiling=16, *, floor=1, room=None, size=1):
@@ -67,17 +67,3 @@ def test_one_slot_more_takes_a_worker_from_no_node(nodes, slots):
     before, after = split(slots, 1, nodes), split(slots + 1, 1, nodes)
     assert all(after[name] >= before[name] for name in nodes)
     assert sum(after.values()) - sum(before.values()) in {0, 1}
-
-
-@pytest.mark.parametrize(
-    ("slots", "nodes", "hosts"),
-    [
-        (1, [capacity()], 1),
-        (16, [capacity()], 1),
-        (17, [capacity()], 2),
-        (10, [capacity(), capacity()], 1),
-        (24, [capacity(room=8), capacity(room=8)], 3),  # what the present hosts have room for
-    ],
-)
-def test_hosts_are_counted_by_what_the_live_ones_hold(slots, nodes, hosts):
-    assert hosts_wanted(slots, 1, dict(enumerate(nodes))) == hosts

@@ -21,6 +21,11 @@ def test_no_pause_is_longer_than_thirty_seconds():
     assert pauses == sorted(pauses)
 
 
+def test_thousands_of_failures_in_a_row_are_no_error():
+    backoff = StartBackoff()
+    assert [backoff.failed(0.0) for _ in range(3000)][-1] == 30.0
+
+
 def test_a_worker_that_becomes_warm_ends_the_row():
     backoff = StartBackoff()
     backoff.failed(100.0)

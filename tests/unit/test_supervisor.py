@@ -51,6 +51,17 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.pause()
 """
 
+LEAVE_A_GROUP = """
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork()
+if child:
+    os.setpgid(child, child)
+    print('left', child, flush=True)
+while True:
+    signal.pause()
+"""
+
 
 class Output(io.StringIO):
     """Remembers what is written and calls ``then`` as soon as ``pattern`` is in it."""
@@ -72,10 +83,12 @@ def python(name: str, code: str, **options) -> Program:
     return Program(name=name, argv=[sys.executable, "-c", code], env=os.environ, **options)
 
 
-def run_until(pattern: str, *programs: Program, stop_timeout: float = DEADLINE) -> str:
+def run_until(
+    pattern: str, *programs: Program, stop_timeout: float = DEADLINE, closing: str = ""
+) -> str:
     """Run ``programs`` until ``pattern`` is in the output; return the output."""
     output = Output(pattern)
-    supervisor = Supervisor(programs, output=output, stop_timeout=stop_timeout)
+    supervisor = Supervisor(programs, output=output, stop_timeout=stop_timeout, closing=closing)
     output.then = supervisor.stop
     supervisor.run()
     assert output.then is None, output.getvalue()
@@ -219,6 +232,11 @@ def test_what_a_program_leaves_behind_is_killed_when_it_ends():
         wait_until(lambda pid=int(left): is_gone(pid))
 
 
+def test_what_a_program_started_in_another_group_is_killed_with_it():
+    shown = run_until("left", python("a", LEAVE_A_GROUP), stop_timeout=0.2)
+    wait_until(lambda: is_gone(number_after("left", shown)))
+
+
 def test_a_program_is_up_when_it_prints_its_text_and_its_note_is_said():
     code = (
         "import time; print('starting', flush=True); print('serving', flush=True); time.sleep(60)"
@@ -227,6 +245,11 @@ def test_a_program_is_up_when_it_prints_its_text_and_its_note_is_said():
         "everything is up", python("a", code, ready_text="serving", note="http://127.0.0.1:1")
     )
     assert re.search(r"(?s)serving.*a is up \(process \d+\): http://127.0.0.1:1", shown)
+
+
+def test_the_last_line_says_where_to_go_on():
+    shown = run_until("everything is up", python("a", WAIT_FOR_EVER), closing="Dashboard: here")
+    assert "everything is up; Ctrl-C stops it. Dashboard: here\n" in shown
 
 
 def test_the_others_start_after_a_foundation_is_up_and_stop_before_it():

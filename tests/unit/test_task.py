@@ -6,11 +6,13 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.exceptions import EncodeError
 
+from pooltasks.ages import taken
 from pooltasks.broker.serialization import MAX_MESSAGE_BYTES, SERIALIZER
 from pooltasks.errors import (
     Category,
@@ -79,9 +81,9 @@ def raising(error):
 WAITING = [Category.INITIALIZATION, Category.CONNECTION, Category.TIMEOUT, Category.RESOURCE]
 
 
-@given(st.sampled_from(WAITING), st.integers(min_value=0, max_value=1000))
+@given(st.sampled_from(WAITING), st.integers(min_value=0, max_value=100_000))
 def test_the_delay_is_within_its_bounds(category, retries):
-    assert 0.0 <= retry_delay(category, retries) <= min(30.0, 0.1 * 2.0**retries)
+    assert 0.0 <= retry_delay(category, retries) <= min(30.0, 0.1 * 2.0 ** min(retries, 20))
 
 
 @given(st.integers(min_value=0, max_value=1000))
@@ -200,12 +202,56 @@ def test_arguments_that_no_message_can_carry_are_refused(app, argument, error, m
 # Another attempt
 
 
-def test_another_attempt_keeps_the_first_deadline(app):
+def test_another_attempt_keeps_the_deadline_that_the_caller_gave(app):
     task = make(app)
-    task.push_request(id="1", args=(), kwargs={}, called_directly=False, deadline=12345.0)
+    its = {"deadline": 12345.0, "deadline_given": True}
+    task.push_request(id="1", args=(), kwargs={}, called_directly=False, **its)
     signature = task.signature_from_request(countdown=1, headers={"x": 1})
     task.pop_request()
-    assert signature.options["headers"] == {"x": 1, "deadline": 12345.0}
+    assert signature.options["headers"] == {"x": 1, **its}
+
+
+def test_another_attempt_has_a_deadline_of_its_own_if_the_caller_gave_none(app, sent):
+    def function():
+        raise task.retry(countdown=65)
+
+    task = make(app, function)
+    now = time.time()
+    with pytest.raises(Retry):
+        run(task, published_at=now, deadline=now + 30)
+    headers = sent[0]["headers"]
+    assert headers["deadline"] == pytest.approx(now + 65 + 30, abs=5)
+    assert headers["published_at"] == pytest.approx(now + 65, abs=5)
+    assert headers["submitted_at"] == now
+
+
+def test_a_latency_begins_before_the_first_attempt():
+    assert taken({"submitted_at": 10.0, "published_at": 15.0}, 18.0) == 8.0
+    assert taken({"published_at": 15.0}, 18.0) == 3.0
+    assert taken({}, 18.0) is None
+
+
+def test_a_given_deadline_travels_from_attempt_to_attempt(app, sent):
+    def function():
+        raise task.retry(countdown=1)
+
+    task = make(app, function)
+    task.apply_async(deadline=60)
+    for retries in (0, 1):
+        its = {name: sent[-1]["headers"][name] for name in ("deadline", "deadline_given")}
+        with pytest.raises(Retry):
+            run(task, retries=retries, published_at=time.time(), **its)
+    assert len({message["headers"]["deadline"] for message in sent}) == 1
+    assert all(message["headers"]["deadline_given"] is True for message in sent)
+
+
+def test_time_limits_that_contradict_each_other_are_refused_as_celery_does(make_app):
+    task = make(make_app(pools=POOLS), soft_time_limit=3, time_limit=2)
+    message = "soft_time_limit must be less than or equal to time_limit"
+    with pytest.raises(ValueError, match=message):
+        task.delay()
+    with pytest.raises(ValueError, match=message):
+        Task.apply_async(task)
 
 
 def test_another_attempt_of_a_stock_client_s_message_has_no_deadline_to_keep(app):
@@ -314,7 +360,7 @@ def test_an_error_is_retried_as_often_as_its_category_allows(app, sent, error, c
     deadline = time.time() + 60
     for retries in (0, 1):
         with pytest.raises(Retry):
-            run(task, retries=retries, deadline=deadline)
+            run(task, retries=retries, deadline=deadline, deadline_given=True)
     assert [message["retries"] for message in sent] == [1, 2]
     assert all(message["headers"]["deadline"] == deadline for message in sent)
     with pytest.raises((ValueError, ConnectionError, OperationTimeout)):
@@ -327,8 +373,17 @@ def test_no_retry_is_due_after_the_deadline(app, sent, monkeypatch):
     task = make(app, raising(ConnectionError("x")), retries_by_category={Category.CONNECTION: 2})
     now = time.time()
     with pytest.raises(ConnectionError):
-        run(task, retries=0, published_at=now, deadline=now + 2)
+        run(task, retries=0, published_at=now, deadline=now + 2, deadline_given=True)
     assert sent == []
     with pytest.raises(Retry):
-        run(task, retries=0, published_at=now, deadline=now + 20)
+        run(task, retries=0, published_at=now, deadline=now + 20, deadline_given=True)
     assert sent[0]["countdown"] == 5.0
+
+
+def test_a_retry_that_is_due_after_the_default_deadline_has_another(app, sent, monkeypatch):
+    monkeypatch.setattr("pooltasks.task.retry_delay", lambda *_: 5.0)
+    task = make(app, raising(ConnectionError("x")), retries_by_category={Category.CONNECTION: 2})
+    now = time.time()
+    with pytest.raises(Retry):
+        run(task, retries=0, published_at=now, deadline=now + 2)
+    assert sent[0]["headers"]["deadline"] == pytest.approx(now + 5 + 30, abs=5)

@@ -181,3 +181,49 @@ def test_the_registry_works_in_a_child_forked_while_a_thread_held_its_lock(recor
 def test_the_catalogue_describes_every_event() -> None:
     described = re.findall(r"^\| ([a-z_.]+) +\|", telemetry.__doc__, re.MULTILINE)
     assert sorted(name for name in described if name != "event") == sorted(telemetry.EVENTS)
+
+
+def test_the_default_logger_warns_of_errors(caplog):
+    telemetry.attach_default_logger()
+    try:
+        with caplog.at_level(logging.INFO):
+            telemetry.execute("error", {"count": 1}, {"pool": "code"})
+            telemetry.execute("pool.init", {"size": 1}, {"pool": "code"})
+    finally:
+        telemetry.detach("pooltasks.logger")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+class Names:
+    """A reporter that keeps the names of events."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def report(self, event: str, *_: Any) -> None:
+        self.names.append(event)
+
+
+def test_the_default_handlers_log_workers_and_errors_and_report_operations(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reporter = Names()
+    telemetry.attach_default_handlers(reporter)
+    with caplog.at_level(logging.INFO):
+        for event in telemetry.EVENTS:
+            telemetry.execute(event, {}, {"pool": "code"})
+    logged = [(record.levelname, record.message.split()[0]) for record in caplog.records]
+    assert logged == [("INFO", "worker.init"), ("INFO", "worker.terminate"), ("WARNING", "error")]
+    assert reporter.names == ["operation.stop", "operation.exception"]
+
+
+def test_without_a_reporter_the_default_handlers_only_log() -> None:
+    telemetry.attach_default_handlers()
+    assert {handler.id for handler in telemetry.list_handlers()} == {"pooltasks.logger"}
+
+
+def test_all_default_handlers_are_attached_or_none() -> None:
+    telemetry.attach_reporter(Names(), ["recovery"])
+    with pytest.raises(ValueError, match="attached already"):
+        telemetry.attach_default_handlers(Names())
+    assert [handler.event for handler in telemetry.list_handlers()] == ["recovery"]

@@ -17,7 +17,7 @@ from pooltasks.metrics.histogram import BUCKETS, Histogram, bucket_of, lower_bou
 from pooltasks.metrics.sample import Resources, Sample
 from pooltasks.metrics.samples import SampleStore
 from pooltasks.metrics.totals import MOST_NAMED, Totals, bounds, by_name
-from pooltasks.settings import Objective
+from pooltasks.pool_settings import Objective
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:

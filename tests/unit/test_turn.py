@@ -17,11 +17,14 @@ def test_the_node_sees_what_its_worker_has_begun() -> None:
     assert [*turn.running()] == [2]
 
 
-def test_what_has_ended_does_not_run() -> None:
+def test_an_operation_has_begun_until_the_node_was_told_of_its_end() -> None:
     turn = Turn()
     assert turn.begin(1)
     turn.end()
     assert turn.last() == 1
+    assert [*turn.running()] == [1]
+    assert turn.slot_of(1) is None
+    turn.told()
     assert not turn.running()
 
 
@@ -50,6 +53,7 @@ def test_each_slot_tells_what_it_runs() -> None:
     for number, slot in ((1, 2), (2, 0), (3, 1)):
         turn.begin(number, slot)
     turn.end(0)
+    turn.told(0)
     assert sorted(turn.running()) == [1, 3]
     assert turn.last() == 3
     assert (turn.slot_of(1), turn.slot_of(2), turn.slot_of(3)) == (2, None, 1)

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, suppress
+from multiprocessing import reduction
 from types import SimpleNamespace
 
+import psutil
 import pytest
+from celery import Celery
 
-from pooltasks.node.warmup import CommandReport, Permits, Plan, WorkerReport, run_commands, summary
-from pooltasks.settings import PoolSettings, WarmUp, WarmUpCommand
+from pooltasks.node.warmup import (
+    CommandReport,
+    Orders,
+    Permits,
+    Plan,
+    WorkerReport,
+    at_once,
+    run_commands,
+    summary,
+)
+from pooltasks.pool_settings import PoolSettings, WarmUp, WarmUpCommand
 
-DEADLINE = 10.0  # seconds
+DEADLINE = 20.0  # seconds
 
 
 # Commands
@@ -56,6 +70,16 @@ def test_the_first_failure_ends_the_warm_up_with_its_traceback():
     assert report.error == report.commands[1].error
     assert "ValueError: as it was told" in report.error
     assert "in fail" in report.error
+    line = fail.__code__.co_firstlineno + 1
+    assert report.failure == f"fail: ValueError: as it was told ({__file__}, line {line})"
+
+
+def test_an_exception_of_many_lines_is_named_by_its_first_one():
+    def fail():
+        raise ValueError("first\nsecond")
+
+    report = run_commands(SimpleNamespace(tasks={"fail": fail}), [command("fail")])
+    assert report.failure.startswith("fail: ValueError: first (")
 
 
 def test_an_operation_that_is_not_there_is_a_failure_like_any_other():
@@ -107,40 +131,89 @@ def test_the_summary_merges_the_workers():
 # Permits
 
 
-class Workers:
-    """Forked processes that each hold a permit until they are let go."""
+def test_the_files_of_a_node_are_closed_when_it_ends():
+    code = (
+        "from pooltasks.node.warmup import Plan\n"
+        "from pooltasks.pool_settings import PoolSettings\n"
+        "plan = Plan.of('code', PoolSettings(), 2)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
 
-    def __init__(self, permits, number):
-        fork = multiprocessing.get_context("fork")
-        self._mark = f":{os.fstat(permits._file.fileno()).st_ino} "
+
+ASKS, HOLDS, IS_DONE = 1, 2, 3
+
+
+def hold(file, strategy, index, states, semaphores):
+    """Hold a permit until it is let go; run in a process of its own."""
+    let_go, leave = semaphores
+    permits = Permits(strategy, len(states))
+    permits._file.close()
+    permits._file = os.fdopen(file.detach(), "r+b")
+    states[index] = ASKS
+    with permits.one(index):
+        states[index] = HOLDS
+        let_go.acquire(timeout=3 * DEADLINE)
+        states[index] = IS_DONE
+    # Alive: the permit is given back by the context, not by the kernel.
+    leave.acquire(timeout=3 * DEADLINE)
+    permits._file.close()
+
+
+class SharedFile:
+    """The file of permits, which each process opens anew as it gets it."""
+
+    def __init__(self, permits):
+        self._file = permits._file
+
+    def __reduce__(self):
+        return _same, (reduction.DupFd(self._file.fileno()),)
+
+
+def _same(descriptor):
+    return descriptor
+
+
+class Workers:
+    """Processes that each hold a permit until they are let go.
+
+    They are not forked from this process: in one that runs other tests too, a lock
+    may be held at that moment, which the fork inherits for ever.
+    """
+
+    def __init__(self, strategy, permits, number):
+        spawn = multiprocessing.get_context("spawn")
+        # Not /proc/locks: some kernels leave out who waits.
+        self.states = spawn.RawArray("i", number)
         # Semaphores: they are not harmed by the death of a process that waits.
-        self.inside = fork.Semaphore(0)
-        self.let_go = [fork.Semaphore(0) for _ in range(number)]
-        self.leave = fork.Semaphore(0)
+        self.let_go = [spawn.Semaphore(0) for _ in range(number)]
+        self.leave = spawn.Semaphore(0)
         self.processes = [
-            fork.Process(target=self._hold, args=(permits, index)) for index in range(number)
+            spawn.Process(
+                target=hold,
+                args=(SharedFile(permits), strategy, index, self.states, (let_go, self.leave)),
+            )
+            for index, let_go in enumerate(self.let_go)
         ]
         for process in self.processes:
             process.start()
 
-    def _hold(self, permits, index):
-        with permits.one(index):
-            self.inside.release()
-            self.let_go[index].acquire(timeout=DEADLINE)
-        # Alive: the permit is given back by the context, not by the kernel.
-        self.leave.acquire(timeout=DEADLINE)
-
     def holding_and_waiting(self):
-        """The indexes of the processes that hold the kernel's lock and that wait for one."""
-        index_of = {process.pid: index for index, process in enumerate(self.processes)}
-        holding, waiting = set(), set()
-        for line in Path("/proc/locks").read_text().splitlines():
-            if self._mark in line:
-                words = line.split()
-                is_waiting = words[1] == "->"
-                index = index_of[int(words[5 if is_waiting else 4])]
-                (waiting if is_waiting else holding).add(index)
-        return holding, waiting
+        """The indexes of the processes that hold a permit, and that sleep until they get one."""
+        # In this order: who is found asleep after it has asked waits for a permit.
+        asked = [index for index, state in enumerate(self.states) if state == ASKS]
+        asleep = {index for index in asked if self._sleeps(index)}
+        holding = {
+            index
+            for index, state in enumerate(self.states)
+            if state == HOLDS and self.processes[index].is_alive()
+        }
+        return holding, asleep - holding
+
+    def _sleeps(self, index):
+        return psutil.Process(self.processes[index].pid).status() == psutil.STATUS_SLEEPING
 
     def wait_for(self, *, holding, waiting):
         """Wait until so many hold and wait; return the indexes of those that hold."""
@@ -168,7 +241,7 @@ def start_workers():
         def start(strategy, number):
             permits = Permits(strategy, number)
             stack.callback(permits._file.close)
-            workers = Workers(permits, number)
+            workers = Workers(strategy, permits, number)
             stack.callback(workers.end)
             return workers
 
@@ -201,8 +274,7 @@ def test_staged_is_a_third_of_the_workers_at_a_time(start_workers):
 
 def test_parallel_is_all_workers_at_once(start_workers):
     workers = start_workers("parallel", 3)
-    for _ in range(3):
-        assert workers.inside.acquire(timeout=DEADLINE)
+    workers.wait_for(holding=3, waiting=0)
 
 
 @pytest.mark.parametrize(
@@ -217,19 +289,19 @@ def test_a_third_is_rounded_up(workers, permits):
 def test_the_permit_of_a_worker_that_is_killed_is_given_back(start_workers):
     workers = start_workers("sequential", 2)
     (holder,) = workers.wait_for(holding=1, waiting=1)
-    os.kill(workers.processes[holder].pid, signal.SIGKILL)
+    workers.processes[holder].kill()
+    workers.processes[holder].join(DEADLINE)
     assert workers.wait_for(holding=1, waiting=0) == {1 - holder}
 
 
 @pytest.mark.parametrize("strategy", ["parallel", "sequential"])
 def test_the_permit_of_a_warm_up_that_raises_is_given_back(strategy):
     permits = Permits(strategy, 2)
-    with permits.one(0):
-        pass
     with pytest.raises(ValueError, match="x"), permits.one(0):
         raise ValueError("x")
-    inode = os.fstat(permits._file.fileno()).st_ino
-    assert f":{inode} " not in Path("/proc/locks").read_text()
+    workers = Workers(strategy, permits, 1)
+    workers.wait_for(holding=1, waiting=0)
+    workers.end()
     permits._file.close()
 
 
@@ -238,3 +310,79 @@ def test_a_plan_has_the_permits_of_its_settings():
     plan = Plan.of("code", settings, 5)
     assert (plan.pool, plan.settings, plan.permits.count) == ("code", settings, 2)
     plan.permits._file.close()
+    plan.orders._file.close()
+
+
+# Limits of commands, and what a round runs instead of what is set
+
+
+def test_a_command_has_its_own_limit_and_those_without_one_that_of_all():
+    def hang():
+        time.sleep(DEADLINE)
+
+    app = SimpleNamespace(tasks={"hang": hang, "quick": lambda: None})
+    slow = WarmUpCommand(operation="hang", timeout=0.05)
+    report = run_commands(app, [command("quick"), slow], timeout=DEADLINE)
+    assert [done.error is None for done in report.commands] == [True, False]
+    assert report.commands[1].seconds < DEADLINE / 2
+    assert "it has 0.05 s" in report.failure
+    assert f"{__file__}, line {hang.__code__.co_firstlineno + 1}" in report.failure
+    assert "it has 0.1 s" in run_commands(app, [command("hang")], timeout=0.1).failure
+
+
+def test_a_command_that_swallows_its_interruption_has_failed_all_the_same():
+    def stubborn():
+        with suppress(Exception):
+            time.sleep(DEADLINE)
+
+    report = run_commands(
+        SimpleNamespace(tasks={"stubborn": stubborn}), [command("stubborn")], 0.05
+    )
+    assert "it has 0.05 s" in report.error
+
+
+def test_a_coroutine_is_cancelled_at_its_limit():
+    began, cleaned = [], []
+
+    async def hang():
+        began.append(True)
+        try:
+            await asyncio.sleep(DEADLINE)
+        finally:
+            cleaned.append(True)
+
+    app = Celery(set_as_current=False)
+    task = app.task(name="hang", typing=False)(hang)
+    report = run_commands(SimpleNamespace(tasks={"hang": task}), [command("hang")], 0.5)
+    assert "SoftTimeLimitExceeded" in report.error
+    assert cleaned == began  # on a machine that is full its time may be over before it begins
+
+
+def test_the_alarm_of_others_is_as_it_was():
+    before = signal.getsignal(signal.SIGALRM)
+    run_commands(SimpleNamespace(tasks={"quick": lambda: None}), [command("quick")], 5.0)
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_workers_read_the_last_order_that_is_complete():
+    orders = Orders()
+    first = WarmUp(strategy="staged", commands=[command("a", 1, x=2)], command_timeout=3)
+    second = WarmUp(commands=[command("b" * 5000)])
+    orders.give(first)
+    assert orders.last() == first
+    orders.give(second)
+    orders._file.write(b'{"strategy": "para')  # the next is being written
+    assert orders.last() == second
+    orders._file.close()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "at_once_of_seven"), [("parallel", None), ("sequential", 1), ("staged", 3)]
+)
+def test_a_round_may_have_another_strategy(strategy, at_once_of_seven):
+    assert at_once(strategy, 7) == at_once_of_seven
+    permits = Permits("parallel", 7)
+    with permits.one(0, strategy):
+        pass
+    permits._file.close()

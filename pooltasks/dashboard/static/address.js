@@ -1,4 +1,4 @@
-// What the page shows stands in its address, so that a link shows the same.
+// The page's choices stand in its address, so that a link shows the same.
 
 export function read(name, allowed, otherwise) {
   const value = new URLSearchParams(location.search).get(name);

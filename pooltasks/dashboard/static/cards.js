@@ -2,48 +2,59 @@
 
 import { byId, element, rows, setData, setText } from "./dom.js";
 import {
-  UNKNOWN, bytes, cores, count, duration, percent, plural, promise, rate, span,
+  UNKNOWN, bytes, cores, count, duration, percent, plural, promise, quantile, rate, span,
 } from "./format.js";
 import { CATEGORIES } from "./charts.js";
 
-const STALE_DECISION = 10; // seconds
-const QUANTILES = ["p50", "p90", "p99", "p999"];
+const QUANTILES = ["mean", "p50", "p90", "p99", "p999"];
 
-export function fillCards({ work, load, late, objective, window, optimizer, nodes }) {
+export function fillCards(answer) {
+  const { work, load, verdict, objective, window, optimizer, nodes, band } = answer;
+  const blamed = (name) => String(Boolean(verdict?.blamed.includes(name)));
   setText(byId("utilization"), percent(work?.utilization));
   const needle = byId("utilization-gauge");
   needle.style.width = `${(work?.utilization ?? 0) * 100}%`;
+  setData(needle.parentElement, "band", String(Boolean(band)));
+  needle.parentElement.style.setProperty("--pt-low", `${(band?.low ?? 0) * 100}%`);
+  needle.parentElement.style.setProperty("--pt-high", `${(band?.high ?? 0) * 100}%`);
+  setText(byId("utilization-note"), band
+    ? `${percent(band.low)} to ${percent(band.high)} is right for this objective and size`
+    : "Share of their time in which workers are busy");
   setText(byId("throughput"), rate(work?.throughput));
-  const finished = sum(work?.operations, ["success", "failure", "ignored", "rejected"]);
+  const { finished = null } = answer;
   setText(byId("finished"), finished === null ? UNKNOWN
     : `${plural(finished, "operation")} finished in the last ${span(window)}`);
-  setText(byId("wait"), duration(work?.wait?.p99));
-  setData(byId("wait"), "late", String(Boolean(late)));
+  if (objective) setText(byId("latency-title"), `Wait ${quantile(objective)}`);
+  setText(byId("wait"), duration(answer.wait));
+  setData(byId("wait"), "late", blamed("wait"));
   setText(byId("objective"), objective ? promise(objective) : "");
   for (const line of byId("quantiles").children) {
     const its = work?.[line.dataset.of];
     QUANTILES.forEach((name, place) => setText(line.children[place + 1], duration(its?.[name])));
   }
-  setText(byId("error-rate"), percent(work?.error_rate));
-  fillErrors(work, finished);
-  fillFacts(load, optimizer?.target, objective);
+  setText(byId("error-rate"), percent(answer.error_rate));
+  setData(byId("error-rate"), "late", blamed("errors"));
+  fillErrors(answer);
+  fillFacts(load, optimizer?.target, blamed);
   fillOptimizer(optimizer, nodes);
 }
 
-function fillErrors(work, finished) {
+function fillErrors({ work, failed, finished, set_aside: dead }) {
   const place = byId("failures");
   if (!work?.operations) {
     setText(place, UNKNOWN);
     return;
   }
-  const failed = work.operations.failure;
   const text = `${count(failed)} of ${count(finished)} failed`;
   const its = Object.keys(CATEGORIES).filter((name) => work.errors[name] > 0);
-  const shown = JSON.stringify([text, its.map((name) => work.errors[name])]);
+  const shown = JSON.stringify([text, dead, its.map((name) => work.errors[name])]);
   if (place.dataset.shown === shown) return;
   place.dataset.shown = shown;
   place.replaceChildren(
     element("span", { class: "pt-category" }, text),
+    ...(dead
+      ? [element("a", { class: "pt-category", href: "#dead-title" }, plural(dead, "dead letter"))]
+      : []),
     ...its.map((name) =>
       element(
         "span",
@@ -58,29 +69,36 @@ function fillErrors(work, finished) {
   );
 }
 
+// Name, meaning, text, and the word of the verdict that blames it.
 const FACTS = [
-  ["Size → target", (load, target) => `${count(load?.size)} → ${count(target)}`],
-  ["Active", (load) => count(load?.busy)],
-  ["Idle", (load) => count(load?.idle)],
-  ["Warming", (load) => count(load?.warming)],
-  ["Spares", (load) => count(load?.spares)],
-  ["Overflow", (load) => count(load?.overflow)],
-  ["Slots busy / all", (load) => `${count(load?.running)} / ${count(load?.capacity)}`],
-  ["Queue depth", (load) => count(load?.queue_depth)],
-  ["Backlog", (load) => count(load?.backlog)],
-  ["Oldest", (load) => duration(load?.oldest_age),
-    (load, objective) => load.oldest_age > objective.wait],
-  ["CPU", (load) => cores(load?.cpu)],
-  ["Memory", (load) => bytes(load?.memory)],
+  ["Size → target", "Workers that there should be, and how many the optimizer wants",
+    (load, target) => `${count(load?.size)} → ${count(target)}`, "warm"],
+  ["Busy", "Workers that have an operation", (load) => count(load?.busy)],
+  ["Idle", "Warm workers that have none", (load) => count(load?.idle)],
+  ["Warming up", "Workers that are not warm yet", (load) => count(load?.warming)],
+  ["Spares", "Warm workers beyond the size; one takes over when a worker dies",
+    (load) => count(load?.spares)],
+  ["Overflow", "Temporary workers beyond the size", (load) => count(load?.overflow)],
+  ["Slots busy / all", "Operations that run, and that could run at once",
+    (load) => `${count(load?.running)} / ${count(load?.capacity)}`],
+  ["In the queue", "Operations that no node has reserved", (load) => count(load?.queue_depth)],
+  ["Backlog", "Operations that no worker has started: in the queue, or reserved by a node",
+    (load) => count(load?.backlog)],
+  ["Oldest", "How long the oldest operation of the backlog has waited",
+    (load) => duration(load?.oldest_age), "oldest"],
+  ["CPU", "Processor time of the nodes and their workers", (load) => cores(load?.cpu)],
+  ["Memory", "Of the nodes and their workers; what they share is counted once",
+    (load) => bytes(load?.memory)],
 ];
 
-function fillFacts(load, target, objective) {
+function fillFacts(load, target, blamed) {
   rows(byId("facts"), FACTS, {
     key: ([name]) => name,
-    make: ([name]) => element("div", {}, element("dt", {}, name), element("dd")),
-    fill: (tile, [, text, late]) => {
+    make: ([name, meaning]) =>
+      element("div", { title: meaning }, element("dt", {}, name), element("dd")),
+    fill: (tile, [, , text, word]) => {
       setText(tile.lastChild, text(load, target));
-      setData(tile.lastChild, "late", String(Boolean(load && late?.(load, objective))));
+      setData(tile.lastChild, "late", load && word ? blamed(word) : "false");
     },
   });
 }
@@ -90,12 +108,12 @@ function fillOptimizer(optimizer, nodes) {
   setData(place, "paused", String(Boolean(optimizer?.paused)));
   if (!optimizer) setText(place, UNKNOWN);
   else if (optimizer.paused) {
-    setText(place, `The optimizer only watches, for ${duration(Math.ceil(optimizer.paused))} more`);
-  } else if (optimizer.reason !== null && optimizer.age <= STALE_DECISION) {
+    setText(place, `The optimizer is paused for ${duration(Math.ceil(optimizer.paused))} more: the pool keeps its size`);
+  } else if (optimizer.reason !== null && optimizer.decides) {
     setText(place, optimizer.reason);
   } else if (!optimizer.enabled) setText(place, "The optimizer is off (enable_optimizer)");
-  else if (nodes.length === 0) setText(place, "There is nothing to decide without a node");
-  else setText(place, "No optimizer decides: does beat run, and a control node?");
+  else if (nodes.length === 0) setText(place, "The optimizer waits for a node to serve the pool");
+  else setText(place, "No optimizer decides. Beat and the control node have to run for that");
   place.title = place.textContent;
 }
 
@@ -119,8 +137,4 @@ export function fillHealth(health) {
       setData(line, "costs", String(Boolean(cost)));
     },
   });
-}
-
-function sum(counts, names) {
-  return counts ? names.reduce((total, name) => total + counts[name], 0) : null;
 }

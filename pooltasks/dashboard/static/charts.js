@@ -1,4 +1,4 @@
-// The charts of a pool's page: what each shows, and how.
+// The charts of a pool's page: the lines of each, and their looks.
 
 import { count, duration, percent, rate } from "./format.js";
 
@@ -17,9 +17,10 @@ function wrapped(text) {
 const DECADES = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000, 10000];
 const DECADE_TEXTS = ["1 µs", "10 µs", "0.1 ms", "1 ms", "10 ms", "0.1 s", "1 s", "10 s", "100 s"];
 
-// The categories of errors, each always in the same colour.
+// The categories of errors, each always in the same color.
 export const CATEGORIES = {
   python: "red",
+  client: "blue-light",
   timeout: "orange",
   connection: "purple",
   communication: "blue",
@@ -27,7 +28,7 @@ export const CATEGORIES = {
   session: "brown",
   initialization: "pink",
   health_check: "green",
-  system: "grey",
+  system: "gray",
 };
 
 // The range of a logarithmic axis that holds the values and the objective, in steps of
@@ -35,7 +36,8 @@ export const CATEGORIES = {
 function range(columns, objective) {
   let low = objective;
   let high = objective;
-  for (const name of ["wait_p50", "wait_p99", "run_p50", "run_p99", "oldest_age"]) {
+  for (const name of ["wait_p50", "wait_p99", "run_p50", "run_p99", "latency_mean",
+    "latency_p99", "oldest_age"]) {
     for (const value of columns[name]) {
       if (value !== null && value > 0) {
         low = Math.min(low, value);
@@ -67,10 +69,11 @@ export const SPECS = {
         format: percent },
     ],
     axis: () => ({ tickformat: ".0%", range: [0, 1.02], tickvals: [0, 0.2, 0.4, 0.6, 0.8, 1] }),
-    shapes: (_, color) => [
-      { type: "rect", xref: "paper", x0: 0, x1: 1, y0: 0.6, y1: 0.8, layer: "below",
-        fillcolor: color("band"), line: { width: 0 } },
-    ],
+    shapes: ({ band }, color) =>
+      band
+        ? [{ type: "rect", xref: "paper", x0: 0, x1: 1, y0: band.low, y1: band.high,
+            layer: "below", fillcolor: color("band"), line: { width: 0 } }]
+        : [],
   },
   throughput: {
     label: "Throughput",
@@ -81,13 +84,16 @@ export const SPECS = {
     axis: () => ({ ticksuffix: " /s", rangemode: "tozero" }),
   },
   latency: {
-    label: "Wait and run",
+    label: "Wait, run and latency",
     lines: [
       { label: "wait p50", value: positive("wait_p50"), color: "blue-light", format: duration },
       { label: "wait p99", value: positive("wait_p99"), color: "blue", format: duration,
         width: 2 },
       { label: "run p50", value: positive("run_p50"), color: "orange-light", format: duration },
       { label: "run p99", value: positive("run_p99"), color: "orange", format: duration },
+      { label: "average latency", value: positive("latency_mean"), color: "purple", dash: "dot",
+        format: duration, points: true },
+      { label: "latency p99", value: positive("latency_p99"), color: "purple", format: duration },
       { label: "oldest", value: positive("oldest_age"), color: "red", dash: "dash",
         format: duration },
     ],
@@ -113,7 +119,11 @@ export const SPECS = {
             errors === null
               ? null
               : Object.values(errors).reduce((sum, one) => sum + one, 0) / series.step) },
+      // A line along zero would hide that there are none.
+      { label: "error rate", color: "text", format: percent, right: true, points: true,
+        value: ({ error_rate: rates }) => (rates.some((value) => value > 0) ? rates : null) },
     ],
+    right: () => ({ tickformat: ".0%", rangemode: "tozero", minallowed: 0, maxallowed: 1 }),
     bars: ({ series: { columns, complete, step } }, x, color) =>
       Object.entries(CATEGORIES).flatMap(([name, shade]) => {
         const y = columns.errors.map((errors) => errors && (errors[name] ?? 0) / step);

@@ -15,13 +15,13 @@ byId("dialog-form").addEventListener("submit", (event) => {
 byId("dialog-cancel").addEventListener("click", () => byId("dialog").close());
 byId("dialog").addEventListener("close", () => finish?.());
 
-// Ask, do it, say so. Resolves to whether it was done.
+// Ask, act, and show the outcome. Resolves to whether the action was done.
 //
-//   title    what is about to be done
-//   body     elements that explain, and take what is to be known
-//   verb     of the button; none if there is nothing to be done
-//   cancel   of the button that does nothing
-//   danger   whether something is lost by it
+//   title    the action that is about to be done
+//   body     elements that explain it, and take its arguments
+//   verb     text of its button; none if there is no action
+//   cancel   text of the button that does nothing
+//   danger   whether the action loses data
 //   act()    does it and returns its outcome in words
 export function confirm({ title, body, verb, cancel = "Cancel", danger = false, act }) {
   const dialog = byId("dialog");
@@ -56,7 +56,7 @@ export function confirm({ title, body, verb, cancel = "Cancel", danger = false, 
   });
 }
 
-// Have the server do an action; returns its outcome in words, throws what refuses it.
+// Have the server do an action; returns its outcome in words, throws the refusal.
 export async function post(url, argument) {
   const token = /(?:^|;\s*)_xsrf=([^;]+)/.exec(document.cookie)?.[1] ?? "";
   const answer = await fetchJson(url, {

@@ -16,7 +16,7 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// Change the text only where it differs: nothing is laid out again for nothing.
+// Change the text only where it differs: an unchanged element is not laid out again.
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
@@ -25,8 +25,8 @@ export function setData(target, name, value) {
   if (target.dataset[name] !== value) target.dataset[name] = value;
 }
 
-// Show a sentence and its level. It is read aloud when the level is another one, not whenever a
-// number in it changes.
+// Show a sentence and its level. A screen reader reads it when the level changes, not whenever
+// a number in it does.
 export function announce(place, level, text) {
   if (place.dataset.level !== level) setText(byId("announced"), text);
   setData(place, "level", level);

@@ -1,20 +1,10 @@
 // Recent events and actions in words, the latest first.
 
 import { byId, cells, fillCells, rows, setData, setText } from "./dom.js";
-import { clock, count, moment, plural, span } from "./format.js";
+import { clock, count, moment, span } from "./format.js";
 
 const DAY = 86400;
 
-const WORDS = {
-  "node-started": (event) => `Node started with ${plural(event.to, "worker")}`,
-  "node-stopped": () => "Node stopped",
-  "node-silent": () => "Node fell silent",
-  "node-back": () => "Node is back",
-  resized: (event) => `Size ${count(event.from)} → ${count(event.to)}`,
-  "workers-replaced": (event) => `${plural(event.count, "worker")} died and replaced`,
-  "operations-lost": (event) =>
-    `${plural(event.count, "operation")} lost with a worker, to be run again`,
-};
 const LEVELS = {
   "node-silent": "bad",
   "workers-replaced": "fair",
@@ -28,7 +18,7 @@ function ofNode(event) {
     at: event.at,
     key: `${event.kind} ${event.node}`,
     level: LEVELS[event.kind] ?? "info",
-    text: WORDS[event.kind](event),
+    text: event.text,
     who: event.node.split("/")[0],
   };
 }
@@ -48,13 +38,13 @@ function ofOptimizer(decision) {
     at: decision.at,
     key: "decision",
     level: "info",
-    text: `${decision.acting ? "Size" : "Would be"} ${count(decision.from)} → ` +
+    text: `${decision.acting ? "Size" : "Paused, would set size"} ${count(decision.from)} → ` +
       `${count(decision.to)}: ${decision.reason}`,
     who: "optimizer",
   };
 }
 
-// What happened in the window of an answer, and what operators did, however long ago.
+// The events in the window of an answer, and the actions of operators, however long ago.
 export function fillEvents({ at, window, events, audit, decisions }) {
   const all = [
     ...events.map(ofNode),

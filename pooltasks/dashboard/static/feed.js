@@ -1,14 +1,14 @@
-// Asks the dashboard again and again, and says how that goes.
+// Asks the dashboard again and again, and reports the state of its answers.
 
 const GIVE_UP_MS = 2500;
 // The first answer holds a whole window: reading the hour of many nodes takes a while.
 const FIRST_MS = 20000;
-// Nodes sample in the middle of a second of the server's clock. Asking right
-// after that shows the newest, and all viewers get the same answer.
+// Nodes sample in the middle of a second of the server's clock. A question right after
+// that gets the newest sample, and all viewers get the same answer.
 const PHASE_MS = 650;
 
 export class Feed {
-  // url()          what to ask next
+  // url()          address of the next question
   // first()        whether its answer is to hold everything
   // onAnswer(json) its answer
   // onState(state) "live", "paused", "off", "away" (the dashboard does not answer), "blind" (it
@@ -30,7 +30,7 @@ export class Feed {
     this.restart();
   }
 
-  // Ask now, whatever was going on.
+  // Ask now, without waiting for the next turn.
   restart() {
     clearTimeout(this.timer);
     this.round += 1;

@@ -1,4 +1,4 @@
-// Numbers for people. What is not known is a dash, never zero.
+// Numbers for people. An unknown number is a dash, never zero.
 
 export const UNKNOWN = "—";
 
@@ -6,7 +6,7 @@ const whole = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
 
 const known = (value) => value !== null && value !== undefined;
 
-// Three digits that matter, but never more decimals than `most`.
+// Three significant digits, but never more decimals than `most`.
 function digits(value, most = 2) {
   const size = Math.abs(value);
   const decimals = size >= 100 ? 0 : size >= 10 ? 1 : 2;
@@ -82,7 +82,17 @@ export function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }
 
-// What a pool promises: { wait, quantile }.
+// The quantile of a pool's objective: p99.
+export function quantile(objective) {
+  return `p${Number((objective.quantile * 100).toPrecision(6))}`;
+}
+
+// server: { name, since } of an answer without it.
+export function noServer({ name, since }) {
+  return `The server ${name} has not answered since ${clock(since)}.`;
+}
+
+// The objective of a pool: { wait, quantile }.
 export function promise(objective) {
   const share = Number((objective.quantile * 100).toPrecision(6));
   return `objective: ${share} % within ${duration(objective.wait)}`;

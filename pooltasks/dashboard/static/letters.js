@@ -16,8 +16,12 @@ const VERBS = {
 
 const letterRow = cells(["", "pt-time", "pt-name", "num", "pt-reason"]);
 
+function attempts(history) {
+  return history.map(({ at, error }) => `${moment(at)}  ${error}`).join("\n");
+}
+
 export class Letters {
-  // start: what the page began with. actions: does what is asked for.
+  // start: what the page began with. actions: does the actions on letters.
   constructor(start, actions) {
     this.root = `${start.root}/${start.pool}/dead`;
     this.locked = Boolean(start.locked);
@@ -83,9 +87,9 @@ export class Letters {
     });
     const beyond = answer.matching - this.shown.length;
     const searched = FIELDS.some((name) => byId(`dead-${name}`).value);
-    if (beyond > 0) this.say(`${count(beyond)} older ones match too: search for them.`);
+    if (beyond > 0) this.say(`${plural(beyond, "older dead letter")} ${beyond === 1 ? "matches" : "match"} too. Search to see more.`);
     else if (this.shown.length > 0) this.say("");
-    else this.say(searched ? "None matches." : "There are none.");
+    else this.say(searched ? "No dead letter matches the search." : "There are no dead letters.");
     this.mark();
   }
 
@@ -172,9 +176,11 @@ export class Letters {
       title: letter.operation ?? "An unreadable message",
       body: [
         element("p", { class: "pt-note" }, `${id} · since ${moment(letter.at)} · ${deliveries}`),
-        ...part("Reason", letter.reason),
-        ...(letter.arguments === null ? [] : part("Arguments", letter.arguments)),
-        ...part("Message", letter.message),
+        ...part("Reason", letter.reason || "Not known"),
+        ...part("Arguments", letter.arguments ?? "They cannot be decoded: they are not JSON."),
+        ...(letter.history.length === 0 ? [] : part("Failed attempts", attempts(letter.history))),
+        element("details", {}, element("summary", {}, "The message as it was in the queue"),
+          ...part("Message", letter.message)),
         ...(this.locked ? [] : [element("p", { class: "pt-note mt-2" }, `${verb}: it is ${consequence}`)]),
       ],
       cancel: "Close",

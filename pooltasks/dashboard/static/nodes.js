@@ -1,4 +1,4 @@
-// Nodes, and under each its workers and what they do.
+// Nodes, and under each its workers and their operations.
 
 import { byId, cells, element, fillCells, keyed, setData, setText } from "./dom.js";
 import { UNKNOWN, bytes, count, duration, percent, plural } from "./format.js";
@@ -6,9 +6,13 @@ import { UNKNOWN, bytes, count, duration, percent, plural } from "./format.js";
 const STATES = {
   live: "live",
   draining: "draining",
+  drained: "drained",
+  lost: "lost",
   mute: "does not answer",
   stale: "silent",
 };
+
+const DRAINING = ["draining", "drained"];
 
 const workerRow = cells([
   "pt-pid", "pt-state", "pt-name", "num pt-for", "num pt-cpu", "num pt-memory", "num pt-done",
@@ -55,17 +59,17 @@ function fillNode(body, node) {
   setData(head, "state", node.state);
   setText(head.cells[0], node.celery_name);
   head.cells[0].title = node.celery_name;
-  const silent = node.state === "stale" ? ` for ${duration(Math.floor(node.silent))}` : "";
-  setText(head.cells[1], STATES[node.state] + silent);
-  const stale = node.state === "stale";
-  setText(head.cells[2], stale ? UNKNOWN : summary(node));
+  const stale = ["stale", "lost"].includes(node.state);
+  setText(head.cells[1], STATES[node.state]);
+  setText(head.cells[2],
+    stale ? `has not answered for ${duration(Math.floor(node.silent))}` : summary(node));
   head.cells[2].title = head.cells[2].textContent;
   setText(head.cells[3], stale ? UNKNOWN : percent(node.cpu));
   setText(head.cells[4], stale ? UNKNOWN : bytes(node.memory));
   setText(head.cells[5], plural(node.restarts, "restart"));
   setData(head.cells[5], "late", String(node.restarts > 0));
   const [button] = head.cells[6].children;
-  setText(button, node.state === "draining" ? "Undrain…" : "Drain…");
+  setText(button, DRAINING.includes(node.state) ? "Take work…" : "Drain…");
   button.disabled = node.workers === null || byId("nodes").dataset.locked === "true";
   button.setAttribute("aria-label", `${button.textContent} ${node.celery_name}`);
   keyed(body, [...body.rows].slice(1), node.workers ?? [], {
@@ -77,6 +81,7 @@ function fillNode(body, node) {
 
 function summary(node) {
   return [
+    ...(node.version ? [`version ${node.version}`] : []),
     `${count(node.warm)}/${count(node.size)} warm`,
     `${count(node.busy)} busy`,
     `${percent(node.utilization)} used`,

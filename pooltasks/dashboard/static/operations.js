@@ -1,18 +1,16 @@
-// What each operation did in the window, as Pool.metrics().by_operation has it.
+// The work of each operation in the window, as Pool.metrics().by_operation has it.
 
 import { byId, cells, fillCells, rows, setData, setText } from "./dom.js";
 import { count, duration, percent, span } from "./format.js";
 import { Sorting, asShown, watchPointing } from "./sorting.js";
 
 const OTHER = "other";
-const FINISHED = ["success", "failure", "ignored", "rejected"];
-
-const finished = ({ operations }) => FINISHED.reduce((sum, name) => sum + operations[name], 0);
 
 const VALUES = {
   name: (its) => its.name,
-  count: finished,
-  failed: (its) => its.operations.failure,
+  count: (its) => its.count,
+  failed: (its) => its.failed,
+  dead: (its) => its.dead,
   errors: (its) => its.error_rate,
   wait50: (its) => its.wait?.p50 ?? null,
   wait99: (its) => its.wait?.p99 ?? null,
@@ -24,6 +22,7 @@ const TEXTS = {
   name: (name) => (name === OTHER ? "all others" : name),
   count,
   failed: count,
+  dead: count,
   errors: percent,
   wait50: duration,
   wait99: duration,
@@ -32,6 +31,8 @@ const TEXTS = {
   share: percent,
 };
 const NAMES = Object.keys(VALUES);
+const FAILED = NAMES.indexOf("failed");
+const MANY_FAILURES = 0.01; // from here on the verdict blames them
 
 const operationRow = cells(NAMES.map((name) => (name === "name" ? "pt-name" : "num")));
 const byName = (one, other) => (one.name < other.name ? -1 : 1);
@@ -48,7 +49,7 @@ export class Operations {
     this.sorting = new Sorting(this.table, {
       name: "sort",
       usual: "-count",
-      changed: () => this.latest && this.show(this.latest, this.sort(this.latest.operations)),
+      changed: () => this.latest && this.show(this.sort(this.latest.operations)),
     });
   }
 
@@ -67,7 +68,6 @@ export class Operations {
     this.latest = answer;
     const key = ({ name }) => name;
     this.show(
-      answer,
       this.isPointedAt() ? asShown(operations, this.body, key) : this.sort(operations),
     );
     setText(nothing, `No operation ran in the last ${span(answer.window)}.`);
@@ -82,7 +82,7 @@ export class Operations {
     byId("no-operations").hidden = false;
   }
 
-  show({ objective }, operations) {
+  show(operations) {
     rows(this.body, operations, {
       key: ({ name }) => name,
       make: () => {
@@ -93,9 +93,10 @@ export class Operations {
       fill: (row, its) => {
         fillCells(row, NAMES.map((name) => TEXTS[name](VALUES[name](its))));
         row.cells[0].title = its.name;
-        setData(row.cells[2], "late", String(its.operations.failure > 0));
-        setData(row.cells[3], "late", String(its.operations.failure > 0));
-        setData(row.cells[5], "late", String((its.wait?.p99 ?? 0) > objective.wait));
+        const fails = String(its.error_rate >= MANY_FAILURES);
+        setData(row.cells[FAILED], "late", fails);
+        setData(row.cells[FAILED + 1], "late", String(its.dead > 0));
+        setData(row.cells[FAILED + 2], "late", fails);
       },
     });
   }

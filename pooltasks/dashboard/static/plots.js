@@ -22,8 +22,8 @@ const plotly = begun.then(painted).then(
     }),
 );
 
-// Drawing a chart for the first time takes a while: one after the other, each after what is known
-// by then has been painted.
+// Drawing a chart for the first time takes a while: one after the other, each after the browser
+// has painted the one before.
 let turn = plotly;
 const nextTurn = () => {
   turn = turn.then(painted);
@@ -50,8 +50,10 @@ function color(name) {
 //   figure   the element that it fills
 //   spec     label   what it shows, in words
 //            lines   [{ label, value(columns) → numbers, color, dash, shape, fill, format,
-//                       onlyInWords }]; `value` may return null: there is none
+//                       onlyInWords, right, points }]; `value` may return null: there is none;
+//                     `points`: also those that have no neighbor
 //            axis    plotly's y axis
+//            right(context) that of the lines with `right`, optional
 //            nothing(context) what to say when there is nothing to draw, optional
 //            limits  [{ label, color, dash }]: what `shapes` draws, for the legend
 //            shapes(context), marks(context), bars(context) → plotly's, optional
@@ -87,7 +89,7 @@ export class Chart {
   legend() {
     const lines = this.spec.lines.filter((line) => !line.onlyInWords);
     const entries = [...lines, ...(this.spec.limits ?? [])];
-    if (entries.length < 2) return "";
+    if (entries.length < 2 && !this.spec.right) return "";
     return element(
       "ul",
       { class: "pt-legend", "aria-hidden": "true" },
@@ -139,6 +141,7 @@ export class Chart {
     const nothing = traces.every(({ y }) => y.every((value) => value === null));
     traces.push(...(this.spec.marks?.(this.latest, local, color) ?? []));
     const axis = this.spec.axis(this.latest);
+    const right = this.spec.right?.(this.latest);
     const annotations = [];
     if (nothing) {
       const words = this.spec.nothing?.(this.latest) ?? "Nothing is known of this time";
@@ -155,7 +158,7 @@ export class Chart {
       traces,
       {
         height: this.canvas.clientHeight,
-        margin: { l: 54, r: 10, t: 8, b: 24 },
+        margin: { l: 54, r: right ? 40 : 10, t: 8, b: 24 },
         paper_bgcolor: "rgba(0,0,0,0)",
         plot_bgcolor: "rgba(0,0,0,0)",
         font: { family: "inherit", size: 11, color: text },
@@ -192,6 +195,16 @@ export class Chart {
           rangemode: "tozero",
           ...axis,
         },
+        yaxis2: {
+          visible: Boolean(right) && traces.some(({ yaxis }) => yaxis === "y2"),
+          overlaying: "y",
+          side: "right",
+          fixedrange: true,
+          showgrid: false,
+          zeroline: false,
+          nticks: 5,
+          ...right,
+        },
         shapes: this.spec.shapes?.(this.latest, color) ?? [],
         annotations,
       },
@@ -209,9 +222,11 @@ export class Chart {
   traces(line, x, y, complete) {
     const common = {
       type: "scatter",
-      mode: "lines",
+      mode: line.points ? "lines+markers" : "lines",
+      marker: { size: 3, color: color(line.color) },
       name: line.label,
       connectgaps: false,
+      ...(line.right ? { yaxis: "y2" } : {}),
       line: {
         color: color(line.color),
         width: line.width ?? 1.5,
@@ -238,7 +253,7 @@ export class Chart {
     return [...fills, whole, filling];
   }
 
-  // What is below a line, without what is below its gaps: plotly would fill those too.
+  // The areas below a line, without those below its gaps: plotly would fill those too.
   fills(line, common, { x, y }) {
     const parts = [];
     let first = 0;

@@ -1,7 +1,7 @@
 // The page of one pool.
 
-import { announce, byId, element } from "./dom.js";
-import { clock } from "./format.js";
+import { announce, byId, element, setText } from "./dom.js";
+import { noServer } from "./format.js";
 import { read, write } from "./address.js";
 import { startFeed } from "./refresh.js";
 import { Series } from "./series.js";
@@ -11,8 +11,11 @@ import { fillCards, fillHealth } from "./cards.js";
 import { fillNodes } from "./nodes.js";
 import { Operations } from "./operations.js";
 import { fillEvents } from "./events.js";
+import { fillLimits } from "./limits.js";
 import { Actions } from "./actions.js";
 import { Letters } from "./letters.js";
+import { Errors } from "./errors.js";
+import { fillRollout } from "./rollout.js";
 
 const start = JSON.parse(byId("start").textContent);
 const windows = start.windows.map(String);
@@ -22,12 +25,13 @@ const charts = [...document.querySelectorAll("[data-chart]")].map(
 );
 const actions = new Actions(start, () => feed.restart());
 const letters = new Letters(start, actions);
+const errors = new Errors(start, letters);
 const operations = new Operations();
 let seconds = Number(read("window", windows, String(start.window)));
 
 function show(answer) {
   if (!answer.server.reachable) {
-    unknown("bad", `The server does not answer since ${clock(answer.server.since)}.`);
+    unknown("bad", noServer(answer.server));
     return;
   }
   if (answer.window !== seconds) return; // asked before the window was changed
@@ -36,6 +40,7 @@ function show(answer) {
     series,
     window: seconds,
     objective: answer.objective,
+    band: answer.band,
     decisions: answer.decisions,
   };
   for (const chart of charts) chart.update(context);
@@ -46,7 +51,10 @@ function show(answer) {
   fillEvents(answer);
   actions.take(answer);
   letters.update(answer.dead_letters);
-  say(answer.verdict.level, answer.verdict.text);
+  errors.update(answer.errors);
+  fillLimits(answer.limits);
+  fillRollout(answer.rollout);
+  say(answer.verdict.level, answer.verdict.text, [answer.verdict.remedy, ...answer.verdict.more]);
 }
 
 // Nothing is known of the present: the numbers go, the charts keep the past.
@@ -56,11 +64,17 @@ function unknown(level, text) {
   operations.unknown();
   fillNodes(null);
   letters.update(null);
+  errors.update(null);
+  fillLimits(null);
+  fillRollout(null);
   say(level, text);
 }
 
-function say(level, text) {
+function say(level, text, remedies = []) {
   announce(byId("status"), level, text);
+  // One line, so that nothing moves; all of them on hover.
+  setText(byId("remedy"), remedies[0] ?? "");
+  byId("remedy").title = remedies.filter(Boolean).join("\n");
 }
 
 function choosePool() {
@@ -86,6 +100,8 @@ function markWindow() {
 
 choosePool();
 markWindow();
+// The names of all numbers at once: nothing moves when the first answer comes.
+unknown("unknown", "Reading…");
 const feed = startFeed({
   url: () => {
     const since = series.cursor === null ? "" : `&since=${series.cursor}`;

@@ -1,7 +1,9 @@
 // The page of all pools.
 
 import { announce, byId, element, rows, setData, setText } from "./dom.js";
-import { UNKNOWN, clock, count, duration, percent, plural, promise, rate } from "./format.js";
+import {
+  UNKNOWN, count, duration, noServer, percent, plural, promise, quantile, rate,
+} from "./format.js";
 import { read, write } from "./address.js";
 import { startFeed } from "./refresh.js";
 import { asShown, watchPointing } from "./sorting.js";
@@ -12,29 +14,32 @@ const table = byId("pools");
 const body = table.tBodies[0];
 const LABELS = [...table.tHead.rows[0].cells].map((cell) => cell.dataset.short ?? cell.textContent);
 
-// What stands in the cells after the pool and its health; `false` is the line's place.
+// The texts of the cells after the pool and its health; `false` is the line's place.
 const TEXTS = [
   (pool) => percent(pool.utilization),
-  (pool) => `${duration(pool.wait_p99)} / ${duration(pool.objective.wait)}`,
+  (pool) => `${quantile(pool.objective)} ${duration(pool.wait)} / ${duration(pool.objective.wait)}`,
   (pool) => rate(pool.throughput),
   false,
   (pool) => percent(pool.error_rate),
   (pool) => count(pool.backlog),
   (pool) => duration(pool.oldest_age),
-  (pool) => count(pool.warm),
-  (pool) => `${count(pool.size)} → ${count(pool.target)}`,
-  ({ nodes: { live, stale, unreadable } }) =>
-    [live, stale && `${stale} silent`, unreadable && `${unreadable} unreadable`]
-      .filter((part, place) => part || !place)
-      .join(" + "),
+  (pool) => `${count(pool.warm)} / ${count(pool.size)} → ${count(pool.target)}`,
+  ({ nodes }) =>
+    NODE_STATES.filter((state) => nodes[state])
+      .map((state) => (state === "live" ? String(nodes[state]) : `${nodes[state]} ${state}`))
+      .join(" + ") || "0",
   (pool) => count(pool.dead_letters),
 ];
+const NODE_STATES = ["live", "draining", "drained", "lost", "unreadable"];
 const FIRST = 2;
 const WAIT = 3;
 const ERRORS = 6;
 const OLDEST = 8;
 const WARM = 9;
-const DEAD = 12;
+const NODES = 10;
+const DEAD = 11;
+// The number that a word of the verdict blames.
+const BLAMED = { wait: WAIT, errors: ERRORS, oldest: OLDEST, warm: WARM, nodes: NODES, dead: DEAD };
 const key = (pool) => pool.pool;
 const isPointedAt = watchPointing(body);
 const filter = byId("filter");
@@ -53,7 +58,11 @@ function makeRow(pool) {
     ),
     element("td", {}, element("span", { class: "pt-badge" })),
     ...TEXTS.map((text, place) =>
-      element("td", { class: text ? "num" : "pt-spark", "data-label": LABELS[FIRST + place] }),
+      element(
+        "td",
+        { class: text ? "num" : "pt-spark", "data-label": LABELS[FIRST + place] },
+        ...(FIRST + place === DEAD ? [element("a", {})] : []),
+      ),
     ),
   );
 }
@@ -62,35 +71,37 @@ function fillRow(row, pool) {
   const [head, badge] = [row.children[0], row.children[1].firstChild];
   setData(head.lastChild, "level", pool.verdict.level);
   setText(head.lastChild, pool.verdict.text);
-  head.lastChild.title = pool.verdict.text;
+  head.lastChild.title = [pool.verdict.text, pool.verdict.remedy, ...pool.verdict.more].filter(Boolean).join("\n");
   setText(badge, pool.health ? String(Math.round(pool.health.score)) : UNKNOWN);
   setData(badge, "level", pool.health?.level ?? "unknown");
   TEXTS.forEach((text, place) => {
     const cell = row.children[FIRST + place];
-    if (text) setText(cell, text(pool));
+    if (text) setText(cell.firstElementChild ?? cell, text(pool));
     else drawSpark(cell, pool.spark);
   });
-  setData(row.children[WAIT], "late", String(pool.late));
+  setData(row, "own", String(pool.own));
+  for (const [name, place] of Object.entries(BLAMED)) {
+    setData(row.children[place], "late", String(pool.verdict.blamed.includes(name)));
+  }
   row.children[WAIT].title = promise(pool.objective);
-  setData(row.children[ERRORS], "late", String(Boolean(pool.health?.costs.errors)));
-  setData(row.children[OLDEST], "late", String(pool.oldest_age > pool.objective.wait));
-  setData(row.children[WARM], "late", String(pool.warm < pool.size));
-  setData(row.children[DEAD], "late", String(pool.dead_letters > 0));
+  row.children[DEAD].firstChild.href = `${start.root}/${pool.pool}#dead-title`;
 }
 
 function show(answer) {
   if (!answer.server.reachable) {
-    unknown(`The server does not answer since ${clock(answer.server.since)}.`);
+    unknown(noServer(answer.server));
     return;
   }
   latest = answer;
   fillTable();
-  const all = plural(answer.pools.length, "pool");
+  // pooltasks' own pool is not the user's to look after, unless nothing runs in it.
+  const judged = answer.pools.filter((pool) => !pool.own || pool.verdict.level === "bad");
+  const all = plural(answer.pools.filter((pool) => !pool.own).length, "pool");
   const ill = ["bad", "fair"].map((level) =>
-    answer.pools.filter((pool) => pool.verdict.level === level).map((pool) => pool.pool),
+    judged.filter((pool) => pool.verdict.level === level).map((pool) => pool.pool),
   );
   const [bad, fair] = ill;
-  if (bad.length + fair.length === 0) say("good", `${all}, all well.`);
+  if (bad.length + fair.length === 0) say("good", `${all}: all well.`);
   else {
     const who = [...bad, ...fair];
     const names = who.slice(0, NAMED).join(", ") + (who.length > NAMED ? " …" : "");
@@ -107,7 +118,7 @@ function fillTable() {
     make: makeRow,
     fill: fillRow,
   });
-  setText(byId("no-pools"), `No pool is called so, of ${plural(latest.pools.length, "pool")}.`);
+  setText(byId("no-pools"), `No pool has a name with “${filter.value}”.`);
   byId("no-pools").hidden = pools.length > 0;
 }
 
@@ -122,7 +133,7 @@ function unknown(text) {
     setText(badge.firstChild, UNKNOWN);
     setData(badge.firstChild, "level", "unknown");
     others.forEach((cell, place) => {
-      if (TEXTS[place]) setText(cell, UNKNOWN);
+      if (TEXTS[place]) setText(cell.firstElementChild ?? cell, UNKNOWN);
       setData(cell, "late", "false");
     });
   }

@@ -19,8 +19,8 @@ const SENTENCES = {
   refused: "You are not logged in any more: load the page again.",
 };
 
-// Start asking; returns the feed. first and onAnswer as in Feed; onState(state, text) gets a sentence
-// for states in which nothing is known.
+// Start asking; returns the feed. first and onAnswer as in Feed; onState(state, text) gets a
+// sentence for states without data.
 export function startFeed({ url, first = () => false, onAnswer, onState }) {
   const select = byId("refresh");
   const sign = byId("live");

@@ -1,4 +1,4 @@
-// Tables whose headers sort them; what they are sorted by stands in the address.
+// Tables whose headers sort them; the sorting stands in the address.
 
 import { element, setData } from "./dom.js";
 import { read, write } from "./address.js";
@@ -53,7 +53,7 @@ export class Sorting {
   }
 }
 
-// Whether somebody points at a table's rows or has the focus in them: they keep their places.
+// Whether the pointer or the focus is in a table's rows: they keep their places meanwhile.
 export function watchPointing(body) {
   const place = body.closest(".pt-scroll");
   const tell = (pointed) => setData(place, "pointed", String(pointed));

@@ -1,4 +1,4 @@
-"""The policies a pool can be sized by, and what they have in common."""
+"""The policies that can size a pool, and their common interface."""
 
 from __future__ import annotations
 
@@ -30,14 +30,23 @@ __all__ = [
 PolicyName = Literal["objective", "rules", "schedule", "fixed"]
 
 
-def build(name: PolicyName, limits: Limits, goal: Goal, size: int) -> Policy:
+def build(  # noqa: PLR0917  the pool's settings
+    name: PolicyName,
+    limits: Limits,
+    goal: Goal,
+    size: int,
+    per_worker: int = 1,
+    overflow: int = 0,
+) -> Policy:
     """Return a new policy of that name.
 
     Args:
         name: As in the pool's settings.
         limits: Of its target, in slots.
         goal: The pool's objective.
-        size: Slots of the pool at its start; what ``fixed`` keeps.
+        size: Slots of the pool at its start; ``fixed`` keeps them.
+        per_worker: Slots of a worker; ``rules`` steps by workers.
+        overflow: Slots of temporary workers that the settings allow; ``rules`` allows more.
     """
     match name:
         case "objective":
@@ -45,6 +54,6 @@ def build(name: PolicyName, limits: Limits, goal: Goal, size: int) -> Policy:
         case "schedule":
             return Schedule(limits, goal)
         case "rules":
-            return Rules(limits)
+            return Rules(limits, per_worker, overflow)
         case "fixed":
             return Fixed(limits.clamp(size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pooltasks.counted import counted
 from pooltasks.optimizer.policies.observation import Decision
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Fixed:
 
     def observe(self, observation: Observation) -> Decision:  # noqa: ARG002  the protocol's
         """Return the fixed size."""
-        return Decision(self.size, f"The size is fixed at {self.size} slots.")
+        return Decision(self.size, f"The size is fixed at {counted(self.size, 'slot')}.")
 
     def snapshot(self) -> dict[str, Any]:
         """Return nothing: there is no state."""

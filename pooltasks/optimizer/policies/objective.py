@@ -7,9 +7,9 @@ Each tick:
 2. Slots are given back slowly: the size is the largest that any tick of the last
    ``release`` seconds wanted ("DelayedOff", Gandhi, Harchol-Balter, Raghunathan
    and Kozuch 2012), of the last ``drop`` seconds once the rate has dropped by more than
-   chance. Once that is fewer, it becomes what the last ``landing`` seconds wanted: one
-   step down, not one for each tick that leaves the window.
-3. A backlog adds what drains it within ``drain`` seconds, and that is given back
+   chance. Once that is fewer, the size becomes the largest of the last ``landing`` seconds:
+   one step down, not one for each tick that leaves the window.
+   3. A backlog adds the slots that drain it within ``drain`` seconds; they are given back
    as soon as it has drained.
 
 The tail factor starts at Allen–Cunneen's and is then learned: it moves until the
@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pooltasks.optimizer.demand import ArrivalRate, Rate, ServiceTime
-from pooltasks.optimizer.policies.observation import Decision
+from pooltasks.optimizer.hosts import lasting_slots
+from pooltasks.optimizer.policies.observation import Decision, resized
 from pooltasks.optimizer.staffing import (
     Goal,
     late_share,
@@ -49,7 +50,7 @@ _SETTLED = 5.0  # seconds after a change or a growth before waits teach anything
 
 @dataclass(frozen=True)
 class Tuning:
-    """The parameters of the policy; docs/tuning.md has what each does.
+    """The parameters of the policy; docs/tuning.md explains each.
 
     Attributes:
         confidence: Standard deviations from the estimated rate to its upper bound.
@@ -57,8 +58,8 @@ class Tuning:
         drain: Seconds within which a backlog is to be gone.
         release: Seconds that a smaller size must suffice before slots are given back.
         drop: The same once the fast horizon has left the slow one downwards, ≤ ``release``.
-        landing: Seconds of which the largest wanted size is what then remains.
-        learning: Seconds in which the tail factor follows what is observed.
+        landing: Seconds whose largest wanted size then remains.
+        learning: Seconds in which the tail factor follows the observations.
         lead: Seconds for which a leap of the rate is taken to go on; given back at once.
         pause: Seconds from a resize to the next shrink.
         patience: The same for a shrink of at most 15 % (or one slot), which saves little.
@@ -108,7 +109,7 @@ class Objective:
             observation.service_squares,
         )
         self._pending_seconds += observation.seconds
-        self._pending_arrivals += observation.arrivals
+        self._pending_arrivals += observation.arrivals + observation.announced
         if not self._wanted:  # a first tick knows too little to give anything back
             self._wanted.append((observation.now, observation.size))
         if not self.service.known:
@@ -120,15 +121,17 @@ class Objective:
 
     def _without_service_times(self, observation: Observation) -> Decision:
         size = observation.size
+        usable = math.ceil(observation.busy) + observation.waiting
         if observation.waiting and observation.warm >= size:
             target = self.limits.clamp(2 * size)
             reason = (
-                f"From {size} to {target} slots: {observation.waiting} wait and none has "
+                f"{resized(size, target)}: {observation.waiting} wait and none has "
                 "finished yet, so that their service time is not known."
             )
-            return Decision(target, reason)
+            return Decision(target, reason, lasting=max(1, min(target, usable)))
         target = self.limits.clamp(size)
-        return Decision(target, f"Keep {target} slots: no operation has finished yet.")
+        reason = f"{resized(target, target)}: no operation has finished yet."
+        return Decision(target, reason, lasting=max(1, min(target, usable)))
 
     def _decide(self, observation: Observation, rate: Rate) -> Decision:
         now, mean = observation.now, self.service.mean
@@ -138,12 +141,12 @@ class Objective:
             load, mean, self.goal, factor=self.factor, maximum=self.limits.maximum
         )
         if rate.change == "down" and now >= self._dropped + 2.0 * self.tuning.release:
-            # A drop: give back once, when what it left behind is clear, not step by step.
+            # A drop: give back once, when the new load is clear, not step by step.
             self._wanted = deque([(now, self._wanted[0][1])])
             self._dropped = now
         held = self._hold(now, staffed)
-        # A leap is met before its end is seen: what it turns out not to need, unlike
-        # what was needed, is given back after the pause.
+        # A leap is met before its end is seen: slots that it turns out not to need, unlike
+        # slots that were needed, are given back after the pause.
         leaping = (rate.mean + rate.trend * self.tuning.lead) * mean
         draining = math.ceil(max(load, leaping) + observation.waiting * mean / self.tuning.drain)
         size, target = self.limits.clamp(observation.size), self.limits.clamp(max(held, draining))
@@ -170,23 +173,24 @@ class Objective:
                 "draining": draining,
                 "waiting": observation.waiting,
             },
+            lasting_slots(staffed, load, observation.waiting, mean),
         )
 
     def _may_shrink(self, observation: Observation, by: int) -> bool:
         """Return whether slots may be given back now.
 
-        A resize is not free, so they are given back a few at once, and a few that
-        save little wait longest. And what a node's missing sample hides may be work.
+        A resize is not free, so several are given back at once, and a few, which save
+        little, wait longest. And a node's missing sample may hide work.
         """
         small = by <= max(1.0, _SMALL_SHRINK * observation.size)
         pause = self.tuning.patience if small else self.tuning.pause
         return observation.complete and observation.now - self._resized >= pause
 
     def _spares(self, size: int, target: int, load: float) -> bool:
-        """Return whether a growth that is not urgent is not worth a resize.
+        """Return whether a growth can wait because it is not worth a resize.
 
-        A small one waits until the bound of the rate makes half more late than may be:
-        what the rate's estimate gains by chance in one tick it loses in another.
+        A small growth waits until, at the rate's upper bound, half more operations are late
+        than may be: the estimate gains by chance in one tick and loses in another.
         """
         if not size < target <= size + max(1.0, _SMALL_GROWTH * size):
             return False
@@ -206,21 +210,23 @@ class Objective:
         return self._largest_wanted(now - self.tuning.landing)
 
     def _largest_wanted(self, since: float) -> int:
-        """Return the largest size wanted after ``since``, and forget what was before."""
+        """Return the largest size wanted after ``since``, and forget the sizes before."""
         while self._wanted[0][0] <= since:
             self._wanted.popleft()
         return self._wanted[0][1]
 
     def _learn(self, observation: Observation, rate: Rate) -> None:
-        """Move the tail factor towards what was observed, in settled times only.
+        """Move the tail factor towards the observed share, in settled times only.
 
-        Late operations after a sudden change or out of a backlog are the delay's
-        doing, not the tail's.
+        Late operations after a sudden change or out of a backlog come from the delay,
+        not from the tail.
         """
         now = observation.now
         backlog = observation.waiting > _BACKLOG * observation.warm
         if rate.change != "none" or observation.warm < observation.size or backlog:
             self._unsettled_until = now + _SETTLED
+        if observation.announced:
+            return  # the rate is not that of the observation
         if now < self._unsettled_until or not observation.complete or not observation.started:
             return
         load = rate.mean * self.service.mean
@@ -237,7 +243,6 @@ class Objective:
         self, observation: Observation, rate: Rate, sizes: tuple[int, int, int, int]
     ) -> str:
         staffed, held, draining, target = sizes
-        verb = "Keep" if target == observation.size else f"From {observation.size} to"
         demand = (
             f"{rate.mean:.4g} operations/s (at most {rate.upper:.4g}, over {rate.horizon:.0f} s) "
             f"of {time_in_words(self.service.mean)}"
@@ -247,20 +252,22 @@ class Objective:
         elif max(held, draining) > self.limits.maximum:
             why = f"{demand} need {max(held, draining)}, but there are never more than {target}"
         elif target < max(held, draining):
-            why = f"{demand} need {max(held, draining)}, a growth not worth a resize"
+            why = f"{demand} need {max(held, draining)}; for so few more the pool is not resized"
         elif target > max(held, draining):
             why = f"{demand} need {max(held, draining)}, but it is too soon to shrink"
         elif draining > held:
             leap = f", {rate.trend:.4g} more each second" if rate.trend else ""
             why = (
-                f"{observation.waiting} wait, to be gone in {self.tuning.drain:g} s, "
-                f"and {demand} arrive{leap}"
+                f"{observation.waiting} operations wait and are to start within "
+                f"{self.tuning.drain:g} s, while {demand} arrive{leap}"
             )
         elif held > staffed:
             why = f"{demand} need {staffed} for {self.goal}, but {held} were needed lately"
         else:
-            why = f"{demand} need them for {self.goal} (tail factor {self.factor:.2f})"
-        return f"{verb} {target} slots: {why}."
+            why = f"{demand} need them for {self.goal}"
+            if round(self.factor, 1) != 1.0:
+                why += f", as waits last {self.factor:.1f} times as long as Erlang's formula says"
+        return f"{resized(observation.size, target)}: {why}."
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything learned."""

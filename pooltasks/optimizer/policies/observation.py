@@ -1,9 +1,11 @@
-"""What a policy sees, what it answers, and what makes it a policy."""
+"""The interface of a policy: its observations, its decisions and its methods."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from pooltasks.counted import counted
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Observation:
         now: Seconds on any clock that never goes back.
         seconds: Length of the period.
         arrivals: Operations published.
-        waiting: Operations that wait now, reserved but not started ones included.
+        waiting: Operations that wait now, with those that are reserved and not started, but
+            without those that draining nodes have reserved.
         started: Operations started.
         late: Of these, how many waited longer than the objective allows.
         wait_sum: Sum of their waits, seconds.
@@ -36,8 +39,10 @@ class Observation:
         busy: Mean number of busy slots.
         size: Slots the pool was last told to have.
         warm: Slots that can take work now.
-        complete: Whether every live node's sample is in these counts. What is
-            missing comes with a later observation.
+        failed: Operations that failed, errors of their callers left out.
+        announced: Arrivals beyond those seen, which an application said to expect.
+        complete: Whether every live node's sample is in these counts. A missing
+            sample comes with a later observation.
     """
 
     now: float
@@ -54,21 +59,35 @@ class Observation:
     size: int
     warm: int
     complete: bool = True
+    failed: int = 0
+    announced: int = 0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How many slots the pool is to have, and why.
+    """The number of slots that the pool is to have, and the reason.
 
     Attributes:
         target: Slots.
         reason: One sentence, with figures.
+        lasting: Slots that are needed for longer than it takes to start a host, even
+            beyond the limits; None if the policy does not say.
         inputs: The numbers behind it, by name.
+        overflow: Slots of temporary workers that all nodes together may have beyond the
+            target; None: as in their settings.
     """
 
     target: int
     reason: str
     inputs: dict[str, float] = field(default_factory=dict)
+    lasting: int | None = None
+    overflow: int | None = None
+
+
+def resized(before: int, target: int) -> str:
+    """Return how a reason begins: ``Keep 1 slot``, or ``From 1 to 2 slots``."""
+    verb = "Keep" if target == before else f"From {before} to"
+    return f"{verb} {counted(target, 'slot')}"
 
 
 class Policy(Protocol):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pooltasks.optimizer.policies.objective import Objective, Tuning
-from pooltasks.optimizer.policies.observation import Decision
+from pooltasks.optimizer.policies.observation import Decision, resized
 from pooltasks.optimizer.staffing import smallest_size
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _NEWEST = 0.5  # weight of the newest season against all before it
 
 
 class Schedule:
-    """Raises the objective's size to what this time of the season needed before.
+    """Raises the objective's size to the slots that this time of the season needed before.
 
     Args:
         limits: Of the target, in slots.
@@ -63,24 +63,23 @@ class Schedule:
         if not ahead or not self.objective.service.known:
             return decision
         mean = self.objective.service.mean
-        seasonal = self.limits.clamp(
-            smallest_size(
-                ahead * mean,
-                mean,
-                self.goal,
-                factor=self.objective.factor,
-                maximum=self.limits.maximum,
-            )
+        needed = smallest_size(
+            ahead * mean,
+            mean,
+            self.goal,
+            factor=self.objective.factor,
+            maximum=self.limits.maximum,
         )
+        seasonal = self.limits.clamp(needed)
+        lasting = max(needed, decision.lasting or 1)
         inputs = {**decision.inputs, "season_rate": ahead, "seasonal": seasonal}
         if seasonal <= decision.target:
-            return Decision(decision.target, decision.reason, inputs)
-        verb = "Keep" if seasonal == observation.size else f"From {observation.size} to"
+            return Decision(decision.target, decision.reason, inputs, lasting)
         reason = (
-            f"{verb} {seasonal} slots: at this time of the season "
+            f"{resized(observation.size, seasonal)}: at this time of the season "
             f"{ahead:.4g} operations/s arrived before; the present alone needs {decision.target}."
         )
-        return Decision(seasonal, reason, inputs)
+        return Decision(seasonal, reason, inputs, lasting)
 
     def _bucket_of(self, time: float) -> int:
         return int(time % self.season // self.bucket)
@@ -88,7 +87,7 @@ class Schedule:
     def _remember(self, observation: Observation) -> None:
         index = self._bucket_of(observation.now)
         if self._index is not None and index != self._index and self._seconds:
-            # A bucket of which less was seen than half says nothing of the whole.
+            # Less than half of a bucket says nothing of the whole.
             if self._seconds >= self.bucket / 2:
                 rate = self._arrivals / self._seconds
                 before = self._remembered.get(self._index, rate)

@@ -1,0 +1,13 @@
+"""The Celery application: Celery's usual lines, and one of pooltasks."""
+
+import os
+
+from celery import Celery
+
+import pooltasks
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+app = Celery("shop")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+pooltasks.install(app)

@@ -1,0 +1,99 @@
+"""The scenarios ``targets`` and ``recovery``: the document's goals, and each death's recovery."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pooltasks.cli.bench.loaded import put
+from pooltasks.cli.bench.picture import of_the_load
+from pooltasks.cli.bench.report import Report
+from pooltasks.metrics.goals import Goal, goals, milliseconds
+from pooltasks.optimizer.utilization import band_of
+
+if TYPE_CHECKING:
+    from pooltasks.cli.bench.loaded import Loaded, Subject
+    from pooltasks.metrics.view import PoolMetrics
+
+_RECOVERY = 500.0
+"""Milliseconds, of the requirements document."""
+
+
+def targets(subject: Subject) -> Report:
+    """Judge all eight goals of the requirements document at once."""
+    loaded = put(subject)
+    metrics = subject.pool.metrics(subject.seconds)
+    _, samples = subject.pool.samples(subject.seconds)
+    seen = loaded.load.seen()._replace(recovery=max(loaded.node_deaths, default=None))
+    judged = goals(metrics, [one.sample for its in samples.values() for one in its], seen)
+    right, note = _right_utilization(subject, metrics)
+    return Report(
+        loaded,
+        [*judged, right],
+        of_the_load(loaded),
+        notes=[note] if note else [],
+        figures={"recoveries": metrics.work.recoveries, "node_deaths": loaded.node_deaths},
+    )
+
+
+def _right_utilization(subject: Subject, metrics: PoolMetrics) -> tuple[Goal, str]:
+    """Return the utilization beside the band that the pool's objective allows, and why."""
+    objective = subject.pool.settings.objective
+    band, utilization = band_of(metrics, objective), metrics.work.utilization
+    what = "utilization, in the objective's band"
+    if band is None or utilization is None:
+        return Goal(what, None, "%"), ""
+    low, high = 100 * band.low, 100 * band.high
+    run = metrics.work.run
+    slots = metrics.load.capacity
+    note = (
+        f"{slots} slots whose operations run {run.mean * 1e3:.3g} ms keep "
+        f"{100 * objective.quantile:g}% < {objective.wait_ms:g} ms up to {high:.0f} % of "
+        f"utilization; below {low:.0f} % they are too many."
+        if run
+        else ""
+    )
+    return Goal(what, 100 * utilization, "%", high, low), note
+
+
+def recovery(subject: Subject) -> Report:
+    """Judge how soon others take the place of each worker and each node that is killed."""
+    if not subject.kills and not subject.node_kills:
+        subject = replace(subject, kills=5)
+    loaded = put(subject)
+    work = subject.pool.metrics(subject.seconds).work
+    own = work.recovery
+    return Report(
+        loaded,
+        [
+            Goal("workers that died and were replaced", work.recoveries, ""),
+            Goal(
+                "death of a worker until replaced, p50", milliseconds(own, "p50"), "ms", _RECOVERY
+            ),
+            Goal(
+                "death of a worker until replaced, longest",
+                milliseconds(own, "p999"),
+                "ms",
+                _RECOVERY,
+            ),
+            *_answered("worker", loaded.worker_deaths),
+            *_answered("node", loaded.node_deaths),
+            _lost(loaded),
+        ],
+        of_the_load(loaded),
+        notes=[
+            "Answered: from the death until everything was answered that had been sent before it."
+        ],
+        figures={"node_deaths": loaded.node_deaths, "worker_deaths": loaded.worker_deaths},
+    )
+
+
+def _answered(what: str, deaths: tuple[float, ...]) -> list[Goal]:
+    if not deaths:
+        return []
+    return [Goal(f"death of a {what} until answered, longest", max(deaths) * 1e3, "ms", _RECOVERY)]
+
+
+def _lost(loaded: Loaded) -> Goal:
+    whole = loaded.load.whole
+    return Goal("operations without an answer", whole.sent - whole.answered, "", 0)

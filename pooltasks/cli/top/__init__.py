@@ -1,0 +1,1 @@
+"""``pool top``: the pools on a terminal's whole screen, as htop shows processes."""
