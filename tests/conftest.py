@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ import hypothesis
 import pytest
 import redis
 from celery import _state
+from celery.local import Proxy
 
 import pooltasks.operations  # noqa: F401  its tasks are shared before the first test begins
 from pooltasks import extension
@@ -26,6 +28,7 @@ from pooltasks.embedded import EmbeddedServer, reserved_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import ModuleType
 
 pytest.register_assert_rewrite("session_promises")
 # How long an example takes says more of the machine's load than of the code.
@@ -63,7 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def no_applications_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test begins as in a process that has just imported pooltasks.
 
-    Without applications of other tests, and without the tasks that those share with all.
+    Without applications of other tests, without the tasks that those share with all, and
+    without the modules in which those tasks are.
     """
     own = extension._applications.own
     fresh = extension._Applications()
@@ -72,10 +76,22 @@ def no_applications_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[
     before = _state._tls.current_app
     _state._set_current_app(own)
     monkeypatch.setattr(_state, "default_app", own)
-    shared = {*_state._on_app_finalizers}
+    shared, imported = {*_state._on_app_finalizers}, {*sys.modules}
     yield
     _state._on_app_finalizers.intersection_update(shared)
+    for name in {*sys.modules} - imported:
+        if _has_tasks(name, sys.modules[name]):
+            del sys.modules[name]  # imported again, it shares its tasks again
     _state._set_current_app(before)
+
+
+def _has_tasks(name: str, module: ModuleType | None) -> bool:
+    """Return whether a module has shared tasks, and is neither installed nor of the library."""
+    path = getattr(module, "__file__", None)
+    if not path or "site-packages" in path or name.startswith("pooltasks"):
+        return False
+    # A look at the tasks themselves would make them those of an application.
+    return any(issubclass(type(each), Proxy) for each in vars(module).values())
 
 
 @pytest.fixture(scope="session")

@@ -309,9 +309,8 @@ class Ledger:
     def _order_is_kept(self, before: Snapshot, now: Snapshot, nodes: Sequence[ModelNode]) -> None:
         """Messages that stay keep their order; those that were put back are in front of them."""
         for old, new in zip(before.lists, now.lists, strict=False):
-            # One that has another text was reserved meanwhile, by a node that was found dead.
-            texts = {*new}
-            rank = {unit_of(each): place for place, each in enumerate(old) if each in texts}
+            stay = [unit_of(each) for each in old if unit_of(each) not in now.reserved]
+            rank = {unit: place for place, unit in enumerate(stay)}
             back: list[int] = []
             stayed: list[int] = []
             for message in new:
@@ -322,7 +321,7 @@ class Ledger:
                     stayed.append(rank[unit])
                     continue
                 was = before.places.get(unit, [("", b"")])[0][0]
-                if not was.startswith(("unacked", "incoming")):
+                if not was.startswith(("unacked", "incoming")) and unit not in now.reserved:
                     continue
                 if stayed:
                     raise ViolationError(f"operation {unit} was put back behind others: {new}")
@@ -337,7 +336,7 @@ class Ledger:
     @staticmethod
     def _back_in_order(before: Snapshot, back: list[int], own: set[str]) -> None:
         """The messages that a recovery puts back are in the order in which they were reserved."""
-        owners = {before.places[unit][0][0] for unit in back}
+        owners = {before.places.get(unit, [("", b"")])[0][0] for unit in back}
         kind, _, owner = "".join(owners).partition(":")
         if len(owners) != 1 or kind != "unacked" or owner in own:
             return  # one that lives or leaves puts back what it wants to, in any order

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TIME_KEY = "model:time"
 """A hash with the fields ``s`` and ``us``: what the server's TIME would answer."""
+RESERVED_KEY = "model:reserved"
+"""A list of the messages that were reserved since the ledger last looked."""
 SCRIPTS: Mapping[str, Script] = {
     "watch": watcher.WATCH,
     "join": session.JOIN,
@@ -36,6 +38,7 @@ _UPTIME = "redis.call('INFO', 'server')"
 _MODEL_UPTIME = "'uptime_in_seconds:1000'"
 _UNTIL, _MODEL_UNTIL = "'PXAT', ARGV[at + 4]", "'PX', '99999999'"
 """Until when a lock lasts: the real server's clock is another one."""
+_RESERVES = "entries[#entries + 1] = place .. 'r' .. message"
 _MODEL_TIME = f"redis.call('HMGET', '{TIME_KEY}', 's', 'us')"
 
 
@@ -69,14 +72,19 @@ class Replacement:
 
 @contextmanager
 def on_model_time(*faults: Replacement) -> Iterator[None]:
-    """Have all scripts take the model's time for the server's, and plant faults."""
+    """Have all scripts take the model's time for the server's, and plant faults.
+
+    The server keeps which messages are reserved, until the ledger looks.
+    """
     real = {script: (script.text, script.sha) for script in SCRIPTS.values()}
     for fault in faults:
         script = SCRIPTS[fault.script]
         script.text = fault.apply(script.text)
     for script in SCRIPTS.values():
         script.text = script.text.replace(_TIME, _MODEL_TIME).replace(_UPTIME, _MODEL_UPTIME)
-        script.text = script.text.replace(_UNTIL, _MODEL_UNTIL)
+        script.text = script.text.replace(_UNTIL, _MODEL_UNTIL).replace(
+            _RESERVES, f"{_RESERVES} redis.call('RPUSH', '{RESERVED_KEY}', message)"
+        )
         script.sha = sha1(script.text.encode()).hexdigest()  # noqa: S324  the server's name of a script
     try:
         yield

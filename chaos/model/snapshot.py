@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chaos.model.node import result_key, unit_of
+from chaos.model.scripts import RESERVED_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -16,8 +17,11 @@ _EVERYTHING = """
 -- Return everything that the server has of a pool, at one moment.
 -- KEYS[1…10] the queue's lists, then index, leases, delayed messages, delayed, letters, messages,
 --            and seven of flow control
--- ARGV[1] prefix of what is unacked   ARGV[2] prefix of what is incoming   then channels
+-- ARGV[1] prefix of what is unacked   ARGV[2] prefix of what is incoming
+-- ARGV[3] list of what was reserved since the last look   then channels
 local found, content, own = {}, {}, {}
+local reserved = redis.call('LRANGE', ARGV[3], 0, -1)
+redis.call('DEL', ARGV[3])
 local function read(key)
   local kind = redis.call('TYPE', key).ok
   if kind == 'list' then return redis.call('LRANGE', key, 0, -1) end
@@ -36,7 +40,7 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
   end
 end
 for at, key in ipairs(KEYS) do content[at] = read(key) end
-return {found, content, own, redis.call('PUBSUB', 'NUMSUB', unpack(ARGV, 3))}
+return {found, content, own, reserved, redis.call('PUBSUB', 'NUMSUB', unpack(ARGV, 4))}
 """
 
 
@@ -87,6 +91,8 @@ class Snapshot:
     leases: dict[str, float] = field(default_factory=dict)
     subscriptions: dict[str, int] = field(default_factory=dict)
     results: set[int] = field(default_factory=set)
+    reserved: set[int | None] = field(default_factory=set)
+    """Operations that were reserved since the snapshot before."""
     keys: list[str] = field(default_factory=list)
     without_ttl: list[str] = field(default_factory=list)
     flow: FlowState = field(default_factory=FlowState)
@@ -147,8 +153,8 @@ class Camera:
         keys = (*names.lists, names.index, names.leases, names.delayed_messages, names.delayed)
         keys += (names.dead, names.dead_messages, *names.of_turns[:_OF_FLOW])
         channels = [names.alive_of(identity) for identity in identities]
-        prefixes = (names.unacked(""), names.incoming(""))
-        found, content, own, counts = self._everything(keys=keys, args=(*prefixes, *channels))
+        arguments = (names.unacked(""), names.incoming(""), RESERVED_KEY, *channels)
+        found, content, own, reserved, counts = self._everything(keys=keys, args=arguments)
         now.keys = [key.decode() for key in found[::2]]
         now.without_ttl = [key.decode() for key, ttl in table(found) if ttl == -1]
         *lists, index, leases, delayed, due, letters, messages = content[:-_OF_FLOW]
@@ -162,6 +168,7 @@ class Camera:
             raise ViolationError(f"dead letters without a reason or message: {letters} {messages}")
         now.read_places(delayed, messages, own)
         now.subscriptions = dict(zip(identities, counts[1::2], strict=True))
+        now.reserved = {unit_of(message) for message in reserved}
         results = {result_key(unit): unit for unit in units}
         now.results = {results[key] for key in found[::2] if key in results}
         return now
