@@ -32,12 +32,18 @@ class Runs:
 
     def __iter__(self) -> Iterator[Start]:
         for path in self.folder.iterdir():
-            text = path.read_bytes()
-            # The last note of a killed process may be incomplete.
-            for place in range(0, len(text) - NOTE_BYTES + 1, NOTE_BYTES):
-                identifier, at = text[place : place + NOTE_BYTES].split()
-                yield Start(identifier.decode(), float(at), int(path.name))
+            yield from self._read(path)
 
     def since(self, moment: float) -> list[Start]:
         """Return the starts after ``moment``, the first one first."""
-        return sorted((start for start in self if start.at > moment), key=lambda start: start.at)
+        recent = (path for path in self.folder.iterdir() if path.stat().st_mtime >= moment)
+        its = (start for path in recent for start in self._read(path) if start.at > moment)
+        return sorted(its, key=lambda start: start.at)
+
+    @staticmethod
+    def _read(path: Path) -> Iterator[Start]:
+        text = path.read_bytes()
+        # The last note of a killed process may be incomplete.
+        for place in range(0, len(text) - NOTE_BYTES + 1, NOTE_BYTES):
+            identifier, at = text[place : place + NOTE_BYTES].split()
+            yield Start(identifier.decode(), float(at), int(path.name))

@@ -9,10 +9,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from chaos.accounting import Account, settle
-from chaos.cluster import Cluster, wait_until
+from chaos.cluster import QUEUE, Cluster, wait_until
 from chaos.steady import Steady
+from pooltasks import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from chaos.cluster import Process
@@ -88,6 +90,7 @@ def stops(folder: Path, times: int, seed: int) -> Report:
     chance = random.Random(seed)  # noqa: S311  repeatable
     counted: Counter[str] = Counter()
     done: list[_Done] = []
+    index = keys.unacked_index(QUEUE)
     # One counted delivery makes a message a dead letter at once.
     with Cluster(folder, nodes=0, workers=4, max_deliveries=1, control=False) as cluster:
         nodes = {
@@ -97,19 +100,16 @@ def stops(folder: Path, times: int, seed: int) -> Report:
                 "soft", cluster.url, "--", f".soft_shutdown_timeout={_SOFT_SECONDS}"
             ),
         }
-        for node in nodes.values():
-            _wait_until_it_works(cluster, node, None)
+        wait_until(lambda: cluster.redis.hlen(index) == len(nodes), "all nodes serve")
         with Steady(cluster, chance) as load:
             for number in range(times):
                 # Each in its turn, then at random.
                 stop = STOPS[number] if number < len(STOPS) else chance.choice(STOPS)
-                node = nodes[stop.kind]
-                _wait_until_it_works(cluster, node, load)
+                _wait_until_all_work(cluster, nodes.values())
                 time.sleep(chance.uniform(0, 0.5))
-                done.append(_stop(node, stop))
+                done.append(_stop(nodes[stop.kind], stop))
                 counted[stop.name] += 1
-            for node in nodes.values():
-                _wait_until_it_works(cluster, node, load)
+            _wait_until_all_work(cluster, nodes.values())
         account = settle(cluster, set(load.accepted), _PATIENCE)
         waits = load.waits(cluster.runs)
         unjustified = _unjustified(cluster, load, done)
@@ -123,15 +123,15 @@ def stops(folder: Path, times: int, seed: int) -> Report:
     )
 
 
-def _wait_until_it_works(cluster: Cluster, node: Process, load: Steady | None) -> None:
-    """Return when a node has its workers, and has begun an operation if there is a load."""
-    wait_until(lambda: len(node.children()) >= 4, f"{node.name} has its workers")  # noqa: PLR2004
-    if load is not None:
-        since = time.time()
-        wait_until(
-            lambda: {start.worker for start in cluster.runs.since(since)} & {*node.children()},
-            f"{node.name} runs something",
-        )
+def _wait_until_all_work(cluster: Cluster, nodes: Collection[Process]) -> None:
+    """Return when each node has its workers, and has begun an operation since."""
+    since = time.time()
+
+    def all_work() -> bool:
+        begun = {start.worker for start in cluster.runs.since(since)}
+        return all(begun & {*node.children()} for node in nodes)
+
+    wait_until(all_work, "all nodes run something")
 
 
 def _stop(node: Process, stop: Stop) -> _Done:
