@@ -30,7 +30,8 @@ LONGEST_SHARE = 2.0
 """Times its own share of the time that a tenant may wait."""
 EARLY_SECONDS = 0.1
 """For which the start of an operation may come after its reservation, which the server counts."""
-_NODES, _WORKERS = 4, 6
+_NODES, _WORKERS = 4, 12
+"""So many workers that two nodes have enough: nothing but the limits is to hold operations back."""
 _SHORT, _LONG, _EACH_LONG = 0.005, 0.25, 5
 """Seconds of operations: of most tenants their rate is the limit, of each fifth how many run."""
 _PATIENCE = 20.0
