@@ -70,6 +70,7 @@ class _Tenant(NamedTuple):
     seconds: float
     """Of each of its operations."""
     submitted: float
+    """When all of its operations had been accepted."""
     operations: list[str]
 
     @property
@@ -120,8 +121,8 @@ def limits(
                 name = f"tenant-{number}"
                 seconds = _LONG if number % _EACH_LONG == 0 else _SHORT
                 calls = [(name, seconds)] * (operations // tenants)
-                submitted = time.monotonic()
                 results = pool.submit_many(limited, calls)
+                submitted = time.monotonic()  # from now on all of them wait
                 done.append(_Tenant(name, seconds, submitted, [each.id for each in results]))
             account = settle(cluster, {each for its in done for each in its.operations}, _PATIENCE)
     runs = by_key(read(notes, killer.deaths))

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from kombu.utils import json
 
+from pooltasks.broker.arguments import arguments_of
 from pooltasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ class Limits(NamedTuple):
         name = quoted(operation.name)
         if self.key is None:
             return f"{name}/"
-        bound = inspect.signature(operation.run).bind(*(args or ()), **(kwargs or {}))
-        bound.apply_defaults()
-        return flow_of(name, bound.arguments[self.key])
+        return flow_of(name, arguments_of(operation.run, args, kwargs)[self.key])
 
     def text(self) -> str:
         """Return them as the server has them.

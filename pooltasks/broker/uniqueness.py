@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kombu.utils import json
 
+from pooltasks.broker.arguments import arguments_of
 from pooltasks.broker.scripts import Script
 from pooltasks.errors import ConfigurationError
 
@@ -56,9 +57,7 @@ class Unique(NamedTuple):
             TypeError: The arguments do not fit the operation.
             kombu.exceptions.EncodeError: They are not JSON.
         """
-        bound = inspect.signature(operation.run).bind(*(args or ()), **(kwargs or {}))
-        bound.apply_defaults()
-        chosen = bound.arguments
+        chosen = arguments_of(operation.run, args, kwargs)
         if self.arguments is not None:
             chosen = {name: chosen[name] for name in self.arguments}
         text = json.dumps([operation.name, sorted(chosen.items())], sort_keys=True)
