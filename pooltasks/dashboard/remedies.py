@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pooltasks.counted import percent
 from pooltasks.metrics.collector import PRESENT
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 LOST = "What it had runs on the other nodes. Look at its host, and start the node again."
 SAME_VERSION = "Run the same version of pooltasks on all nodes."
 
+_MOSTLY_FREE = 0.3
+"""Share of the workers' time: where less of it is used, more workers hardly shorten the waits."""
 
 CONTROL = "Look whether beat and the control node run: pooltasks status control."
 
@@ -69,6 +72,13 @@ def more_workers(its: Evidence) -> str:
         return (
             f"Its nodes have max_pool_size workers ({its.settings.max_pool_size}) each: start "
             "another node, or allow more."
+        )
+    utilization = its.metrics.work.utilization
+    if utilization is not None and utilization < _MOSTLY_FREE:
+        return (
+            f"Its workers are busy {percent(utilization)} % of the time. Operations come in "
+            "bursts, or something else takes the processors of its hosts: "
+            f"pooltasks status {its.pool}"
         )
     if its.settings.enable_optimizer:
         return (

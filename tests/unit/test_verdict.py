@@ -51,13 +51,14 @@ def evidence(
     failures: int = 0,
     quantile: float = 0.99,
     pool: str = "shop",
+    busy: float = 0.8,
     nodes: tuple[str, ...] = (NODE,),
     load: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Evidence:
     settings = PoolSettings(objective=Objective(wait_ms=50, quantile=quantile))
     outcomes = Counter({Outcome.SUCCESS: 100 - failures, Outcome.FAILURE: failures})
-    counts = Counts(outcomes=outcomes, wait=histogram(*waits), process=1.0)
+    counts = Counts(outcomes=outcomes, wait=histogram(*waits), process=1.0, busy=busy)
     stands = Load(**{**LOAD, **(load or {})})
     node: dict[str, Any] = dict.fromkeys(NodeMetrics.__dataclass_fields__, 0)
     metrics = PoolMetrics(
@@ -246,6 +247,7 @@ def test_a_node_that_was_killed_is_lost_until_it_is_started_again() -> None:
         (evidence(lost={"shop@b": 20.0}), "start the node again"),
         (evidence(nodes=(), load={"backlog": 5, "queue_depth": 5}), "worker -Q pool.shop"),
         (evidence(waits=(1.0,) * 100), "The optimizer adds workers"),
+        (evidence(waits=(1.0,) * 100, busy=0.06), "Its workers are busy 6 % of the time."),
         (evidence(waits=(1.0,) * 100, load={"size": 16, "warm": 16}), "start another node"),
     ],
 )
