@@ -9,7 +9,6 @@ bounds all attempts together.
 
 from __future__ import annotations
 
-import inspect
 import random
 import sys
 import threading
@@ -23,6 +22,7 @@ from kombu.exceptions import EncodeError
 
 from pooltasks import batching, coroutines, keys
 from pooltasks.ages import waited
+from pooltasks.broker.arguments import arguments_of
 from pooltasks.broker.clock import server_now
 from pooltasks.broker.controlled_call import send
 from pooltasks.broker.publishing import publish
@@ -334,7 +334,7 @@ class Operation(Task):
         if not isinstance(error, TypeError):
             return False
         try:
-            inspect.signature(self.run).bind(*args, **kwargs)
+            arguments_of(self.run, args, kwargs)
         except TypeError:
             return True
         return False

@@ -25,6 +25,16 @@ def arguments_of(
     return bound.arguments
 
 
+def names_of_arguments(function: Callable[..., Any], *, is_method: bool) -> list[str]:
+    """Return the names of a function's arguments, in their order.
+
+    Args:
+        function: An operation's.
+        is_method: Whether the first argument is the task itself, which is left out.
+    """
+    return list(_signature(function).parameters)[int(is_method) :]
+
+
 # Python takes longer to read a signature than to bind a call to it.
 @lru_cache(maxsize=1000)
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

@@ -10,7 +10,6 @@ The keys of a fair operation are served one after the other (``turns.lua``).
 
 from __future__ import annotations
 
-import inspect
 import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,7 @@ from urllib.parse import quote
 
 from kombu.utils import json
 
-from pooltasks.broker.arguments import arguments_of
+from pooltasks.broker.arguments import arguments_of, names_of_arguments
 from pooltasks.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ def limits_of(
         raise ConfigurationError("@operation: burst is part of a rate. Add rate='100/s', or so.")
     if fair and key is None:
         raise ConfigurationError("@operation: fair=True needs the key by which turns are taken.")
-    known = list(inspect.signature(function).parameters)[int(is_method) :]
+    known = names_of_arguments(function, is_method=is_method)
     if key is not None and key not in known:
         raise ConfigurationError(
             f"@operation: key is {key!r}; allowed: an argument of {function.__name__}: "

@@ -11,13 +11,12 @@ be started any more, because its deadline has passed: a queue that was purged le
 
 from __future__ import annotations
 
-import inspect
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kombu.utils import json
 
-from pooltasks.broker.arguments import arguments_of
+from pooltasks.broker.arguments import arguments_of, names_of_arguments
 from pooltasks.broker.scripts import Script
 from pooltasks.errors import ConfigurationError
 
@@ -110,7 +109,7 @@ def unique_of(
     if unique is True:
         return Unique(None, until, seconds or 0.0)
     names = (unique,) if isinstance(unique, str) else tuple(unique)
-    known = list(inspect.signature(function).parameters)[int(is_method) :]
+    known = names_of_arguments(function, is_method=is_method)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ConfigurationError(

@@ -12,11 +12,9 @@ if TYPE_CHECKING:
 
 LOST = "What it had runs on the other nodes. Look at its host, and start the node again."
 SAME_VERSION = "Run the same version of pooltasks on all nodes."
-
+CONTROL = "Look whether beat and the control node run: pooltasks status control."
 _MOSTLY_FREE = 0.3
 """Share of the workers' time: where less of it is used, more workers hardly shorten the waits."""
-
-CONTROL = "Look whether beat and the control node run: pooltasks status control."
 
 
 def rolled_back(its: Evidence) -> str:

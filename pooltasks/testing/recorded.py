@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu.serialization import loads
 
+from pooltasks.broker.arguments import arguments_of
 from pooltasks.testing.diversion import diverted
 
 if TYPE_CHECKING:
@@ -101,11 +101,10 @@ class Recorded:
         if task is None:
             return [*args], {**kwargs}
         try:
-            bound = inspect.signature(task.run).bind(*args, **kwargs)
+            arguments = arguments_of(task.run, args, kwargs)
         except TypeError:
             return [*args], {**kwargs}  # they fit no call, so they are like none
-        bound.apply_defaults()
-        return {name: _plain(value) for name, value in bound.arguments.items()}
+        return {name: _plain(value) for name, value in arguments.items()}
 
 
 def _plain(value: Any) -> Any:

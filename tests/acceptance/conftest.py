@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
-from deployment import DEADLINE, Deployment
-
-from pooltasks import Pool
+from deployment import DEADLINE, Deployment, one_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,17 +39,9 @@ def serving(
     valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     """One node with two workers, shared by the tests of a module."""
-    url = valkey.url.removesuffix("/0") + "/2"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    deployment = Deployment(tmp_path_factory.mktemp("serving"), url)
-    deployment.pool = Pool("code", app=deployment.configure(SERVING))
-    try:
-        deployment.start_node("-Q", "pool.code")
+    with one_node(f"{valkey.url.removesuffix('/0')}/2", tmp_path_factory, SERVING) as deployment:
         deployment.pool.execute("ping", timeout=DEADLINE)
         yield deployment
-    finally:
-        deployment.stop()
 
 
 EITHER_PATH = """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,13 +17,13 @@ import redis
 from kombu.exceptions import OperationalError
 
 import pooltasks
-from pooltasks import address, keys, remote
+from pooltasks import Pool, address, keys, remote
 from pooltasks.app import Extension, PoolApp
 from pooltasks.broker.dead_letters import DeadLetter, DeadLetters
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 HERE = Path(__file__).parent
 DEADLINE = 30.0
@@ -220,3 +221,17 @@ class Node:
 
         answer: dict[str, Any] = wait_until(reached, f"{values}; now {self.status()}")
         return answer
+
+
+@contextmanager
+def one_node(url: str, folders: pytest.TempPathFactory, toml: str) -> Iterator[Deployment]:
+    """Run one node of the pool ``code`` on an emptied database."""
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    deployment = Deployment(folders.mktemp("one-node"), url)
+    deployment.pool = Pool("code", app=deployment.configure(toml))
+    try:
+        deployment.start_node("-Q", "pool.code")
+        yield deployment
+    finally:
+        deployment.stop()

@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
-import redis
-from deployment import DEADLINE, Deployment
-
-from pooltasks import Pool
+from deployment import DEADLINE, Deployment, one_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,17 +36,10 @@ def measured(
     valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     """One node with two workers, shared by the tests of this module."""
-    url = valkey.url.removesuffix("/0") + "/4"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    deployment = Deployment(tmp_path_factory.mktemp("measured"), url)
-    deployment.pool = Pool("code", app=deployment.configure(CONFIGURATION))
-    try:
-        deployment.start_node("-Q", "pool.code")
+    url = f"{valkey.url.removesuffix('/0')}/4"
+    with one_node(url, tmp_path_factory, CONFIGURATION) as deployment:
         deployment.wait_for_warm(2)
         yield deployment
-    finally:
-        deployment.stop()
 
 
 def run(deployment: Deployment, scenario: str, *options: str) -> dict[str, Any]:
