@@ -269,11 +269,11 @@ def measure(
         for file in files:
             if seconds is not None and time.monotonic() - started >= seconds:
                 break
+            if len(waiting) >= IN_FLIGHT:
+                collect()
             if rate is not None:
                 due += chance.expovariate(rate)
                 time.sleep(max(0.0, due - time.monotonic()))
-            elif len(waiting) >= IN_FLIGHT:
-                collect()
             name = str(file.relative_to(base))
             try:
                 result = analyze.delay(read_source(file), name)
