@@ -37,7 +37,11 @@ def commands() -> str:
 
 def each_command(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
     """Yield every command with the words that call it."""
-    for name, command in sorted(group.commands.items()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command is None:
+            raise Undocumented(f"the command {before} {name} cannot be loaded")
         path = f"{before} {name}".strip()
         if isinstance(command, click.Group):
             yield from each_command(command, path)

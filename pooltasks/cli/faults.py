@@ -1,22 +1,17 @@
-"""The message that a user reads when a command fails: what happened, where, and what to do.
-
-Celery loads this module at every command, a node's too: it stays light.
-"""
+"""The message that a user reads when a command fails: what happened, where, and what to do."""
 
 from __future__ import annotations
 
 import os
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from celery.app.utils import find_app
-from kombu.exceptions import OperationalError
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, ResponseError
 
 from pooltasks.app import app as own
-from pooltasks.errors import PooltasksError
 from pooltasks.remote import server_name
 
 if TYPE_CHECKING:
@@ -30,21 +25,6 @@ class UsageFault(click.ClickException):
     """The command was called in a way that cannot work: exit code 2, and no more than a line."""
 
     exit_code = _USAGE
-
-
-class Commands(click.Group):
-    """Commands that fail with a message: no mistake of a user shows a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that is named; say what is wrong if it fails for a known reason."""
-        try:
-            return super().invoke(ctx)
-        except click.ClickException:
-            raise  # it is a message already; ConfigurationError is one of them
-        except (RedisError, OperationalError) as error:
-            raise click.ClickException(server_fault(ctx.obj.app, error)) from error
-        except PooltasksError as error:
-            raise click.ClickException(str(error)) from error
 
 
 def server_fault(app: Celery, error: Exception) -> str:

@@ -6,15 +6,22 @@ import click
 from celery.bin.base import CLIContext
 
 from pooltasks.cli import COMMANDS
-from pooltasks.cli.completion import completion
-from pooltasks.cli.faults import Commands, load_application
-from pooltasks.cli.init import init
-from pooltasks.cli.up import up
-from pooltasks.dashboard.command import dashboard
+from pooltasks.cli.commands import Commands
+from pooltasks.cli.faults import load_application
 from pooltasks.running import running
 
+_WITHOUT_APPLICATION = {
+    name: f"pooltasks.cli.{name}:{name}" for name in ("completion", "init", "up")
+}
+"""The commands that load no application: the processes of ``up`` load it themselves."""
+_PLACES = {
+    **COMMANDS,
+    **_WITHOUT_APPLICATION,
+    "dashboard": "pooltasks.dashboard.command:dashboard",
+}
 
-@click.group(cls=Commands)
+
+@click.group(cls=Commands, places=_PLACES)
 @click.option(
     "-A",
     "--app",
@@ -26,10 +33,5 @@ from pooltasks.running import running
 @click.pass_context
 def main(context: click.Context, app: str) -> None:
     """Run pools of Celery workers on Redis, and look after them."""
-    # The processes of "up" find the application themselves; the others need none.
-    if context.invoked_subcommand not in (up.name, completion.name, init.name):
+    if context.invoked_subcommand not in _WITHOUT_APPLICATION:
         context.obj = CLIContext(app=load_application(app), no_color=False, workdir=None)
-
-
-for command in (*COMMANDS, completion, dashboard, init, up):
-    main.add_command(command)

@@ -18,7 +18,7 @@ import redis
 from click.testing import CliRunner
 from kombu.exceptions import OperationalError
 
-from pooltasks.cli import bench
+from pooltasks.cli.bench import bench
 from pooltasks.cli.bench import load as loading
 from pooltasks.cli.bench.load import Load
 from pooltasks.cli.bench.victims import Victims, warm_workers

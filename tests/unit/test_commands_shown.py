@@ -39,10 +39,12 @@ def wrong(line: str) -> str | None:
     known = {option for param in main.params for option in param.opts}
     for word in shlex.split(line):
         if isinstance(command, click.Group) and not word.startswith("-"):
-            for name in word.split("|"):
-                if name not in command.commands:
+            context = click.Context(command)
+            for name in reversed(word.split("|")):
+                named = command.get_command(context, name)
+                if named is None:
                     return name
-            command = command.commands[word.split("|", maxsplit=1)[0]]
+            command = named
             known |= {it for param in command.params for it in (*param.opts, *param.secondary_opts)}
         elif word.startswith("-") and word.strip("-"):
             for option in word.split("|"):

@@ -10,7 +10,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 from redis import exceptions
 
-from pooltasks.cli import faults
+from pooltasks.cli.commands import Commands
 from pooltasks.cli.durations import duration, in_words
 from pooltasks.cli.main import main
 from pooltasks.cli.notices import WarmUpNotice
@@ -80,7 +80,7 @@ def test_an_application_that_fails_at_import_names_the_file_and_the_line(
 def test_whatever_a_command_meets_on_the_server_is_a_line(
     make_app: Callable[..., PoolApp], error: Exception, text: str
 ) -> None:
-    @click.group(cls=faults.Commands)
+    @click.group(cls=Commands, places={})
     def group() -> None: ...
 
     @group.command()

@@ -77,6 +77,14 @@ def test_it_is_loaded_when_it_is_named(program, module):
     assert module in modules_after(program)
 
 
+def test_a_program_of_celery_loads_no_command_of_the_library():
+    loaded = modules_after("import celery.bin.celery")
+    assert {name for name in loaded if name.startswith("pooltasks.cli.")} == {
+        "pooltasks.cli.commands"
+    }
+    assert loaded & UNWANTED - {"flower", "prometheus_client", "tornado"} == set()
+
+
 def test_a_name_that_is_not_there_is_an_error():
     code = "import pooltasks; pooltasks.pool"
     completed = subprocess.run(

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+import click
 import pytest
 import yaml
 
@@ -111,7 +112,7 @@ def exists(name: str) -> bool:
     if "/" in name:
         return (ROOT / name).exists()
     if name.startswith("pooltasks "):
-        return name.removeprefix("pooltasks ") in main.commands
+        return name.removeprefix("pooltasks ") in main.list_commands(click.Context(main))
     if name.startswith("pooltasks_"):
         return name in metrics()
     if name.startswith("Pooltasks"):

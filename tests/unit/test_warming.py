@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from pooltasks import Pool, warming
-from pooltasks.cli import warm as warm_command
+from pooltasks.cli.warm import warm as warm_command
 from pooltasks.node import control
 from pooltasks.pool_settings import DSPY_MODEL, PoolSettings, WarmUp
 from pooltasks.warming import Batch, warm, well
