@@ -70,6 +70,8 @@ def use_our_requests(app: Celery, pool: Any) -> dict[str, str]:
         named: type = symbol_by_name(task.Request)
         base = OperationRequest if named is Request else named
         if base not in bound:
-            bound[base] = type(base.__name__, (base,), {"pool": pool})
+            # Celery's request would look the time zone up again for each ETA.
+            its = {"pool": pool, "_tzlocal": app.conf.timezone}
+            bound[base] = type(base.__name__, (base,), its)
         task.Request = bound[base]
     return refused
