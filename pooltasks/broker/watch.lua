@@ -20,7 +20,7 @@
 -- ARGV[8]  1 if keys take turns, else 0
 --
 -- Returns 0 if the node was taken for dead; else the server's seconds and microseconds; 1 if
--- the node watches, else 0; ms until the next delayed operation is due, -1 if there is none;
+-- the node watches, else 0; ms until it is to look at what is due, -1 if there is nothing;
 -- how many subscriptions and nodes there are; 1 if every node was looked at, else 0; for 'all'
 -- the seconds since the server started, else -1. Then
 -- identity, state, lease ('' if it has none) and subscriptions of each other node to be told of.
@@ -43,16 +43,25 @@ redis.call('ZADD', KEYS[3], now + ARGV[5], ARGV[1])
 redis.call('EXPIRE', KEYS[3], 60)
 redis.call('EXPIRE', KEYS[2], 86400)
 
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, ARGV[6])) do
-  local message = redis.call('HGET', KEYS[5], entry)
-  redis.call('HDEL', KEYS[5], entry)
-  redis.call('ZREM', KEYS[4], entry)
-  if message then
-    redis.call('LPUSH', KEYS[6 + tonumber(string.sub(message, 1, 1))], string.sub(message, 2))
+local entries = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, ARGV[6])
+in_parts(entries, function(...)
+  local due = {}
+  for _, message in ipairs(redis.call('HMGET', KEYS[5], ...)) do
+    if message then
+      local place = tonumber(string.sub(message, 1, 1))
+      due[place] = due[place] or {}
+      table.insert(due[place], string.sub(message, 2))
+    end
   end
-end
+  redis.call('HDEL', KEYS[5], ...)
+  redis.call('ZREM', KEYS[4], ...)
+  for place, messages in pairs(due) do
+    redis.call('LPUSH', KEYS[6 + place], unpack(messages))
+  end
+end)
 local following = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
-local due = following[2] and math.max(0, math.ceil(following[2] - now)) or -1
+-- What is due within 10 ms goes into the queue together.
+local due = following[2] and math.max(10, math.ceil(following[2] - now)) or -1
 local resumes = resume(200)
 if resumes >= 0 and (due < 0 or resumes < due) then due = resumes end
 
