@@ -39,6 +39,19 @@ class Report(NamedTuple):
             account.is_whole and not account.dead and not account.repeated and not self.node_deaths
         )
 
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        its = self.account
+        what = ", ".join(f"{count} at {name}" for name, count in self.cuts.most_common())
+        return [
+            f"{self.cuts.total()} cuts: {what}",
+            (
+                f"{its.accepted} accepted: {its.done} done, {its.dead} dead letters, "
+                f"{its.repeated} started more than once, lost {len(its.lost)}; longest wait "
+                f"{self.longest_wait:.2f} s; {self.node_deaths} nodes ended; {self.seconds:.0f} s"
+            ),
+        ]
+
 
 def cuts(folder: Path, times: int, seed: int) -> Report:
     """Cut ``times`` connections of two nodes and their workers."""

@@ -51,6 +51,7 @@ class Plan(NamedTuple):
 class Report(NamedTuple):
     """The measurements."""
 
+    plan: Plan
     drain_before: list[float]
     """Operations a second of a full queue, without them."""
     drain_with: list[float]
@@ -73,6 +74,27 @@ class Report(NamedTuple):
             and self.memory_with <= (1 + MORE) * self.memory_before
         )
 
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        its = self.plan
+        rates = (("without", self.drain_before), ("with", self.drain_with))
+        return [
+            *(
+                f"operations a second {name} {its.later} due in an hour: "
+                + ", ".join(f"{rate:.0f}" for rate in sorted(drained))
+                for name, drained in rates
+            ),
+            (
+                f"a node and its workers: {self.memory_before:.1f} MB without them, "
+                f"{self.memory_with:.1f} MB with them"
+            ),
+            (
+                f"{its.due} due within {its.window:g} s: the latest started "
+                f"{1000 * self.late:.0f} ms after its time, target {1000 * LATE_SECONDS:.0f} ms; "
+                f"{self.missing} missing"
+            ),
+        ]
+
 
 def delayed(folder: Path, plan: Plan) -> Report:
     """Measure one node of two workers, in an empty folder."""
@@ -86,7 +108,9 @@ def delayed(folder: Path, plan: Plan) -> Report:
         memory_with = its.memory()
         late, missing = its.falls_due(plan.due, plan.window)
         gone = plan.later - int(cluster.redis.zcard(keys.delayed(QUEUE)))
-        return Report(before, with_them, memory_before, memory_with, late, missing + max(0, gone))
+        return Report(
+            plan, before, with_them, memory_before, memory_with, late, missing + max(0, gone)
+        )
 
 
 class _Delayed:

@@ -15,6 +15,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from itertools import count, cycle, islice
 from pathlib import Path
+from statistics import median_high
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import uuid4
 
@@ -75,6 +76,33 @@ class Report(NamedTuple):
             and self.restart <= RESTART_SECONDS
             and not self.taken_for_dead
         )
+
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        commands = sorted(self.commands.items(), key=lambda each: -each[1][1])
+        return [
+            f"{self.nodes} nodes in {self.pools} pools",
+            f"idle: {self.idle:.1%} of a core of the server, target {IDLE_SHARE:.0%}",
+            f"idle, nodes come and go: {self.idle_with_churn:.1%} of a core",
+            f"a node: {1000 * self.node:.1f} ms of its processor a second",
+            *(
+                f"    {name:<20} {calls:8.0f} a second {1000 * used:8.2f} ms"
+                for name, (calls, used) in commands
+            ),
+            (
+                f"death of a node until all it had reserved runs again: median "
+                f"{1000 * median_high(self.deaths):.0f} ms, longest "
+                f"{1000 * max(self.deaths):.0f} ms, target {1000 * DEATH_SECONDS:.0f} ms"
+            ),
+            (
+                f"restart of the server until every node consumes: {self.restart:.1f} s, "
+                f"target {RESTART_SECONDS:g} s"
+            ),
+            (
+                f"{self.joined} nodes joined, {self.left} left, "
+                f"{self.taken_for_dead} were taken for dead"
+            ),
+        ]
 
 
 class Nodes:

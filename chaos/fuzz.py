@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+_SHOWN = 5
+"""Findings that are printed as text."""
 _SAMPLES = keys.queue(CONTROL_POOL)
 _GOOD_EVERY = 10
 _OVERSIZED_EVERY = 2500
@@ -46,9 +48,23 @@ class Findings(NamedTuple):
     node_deaths: int
 
     @property
-    def is_whole(self) -> bool:
+    def holds(self) -> bool:
         """Whether nothing is missing and no node died."""
         return not (self.unaccounted or self.good_unfinished or self.node_deaths)
+
+    def lines(self) -> list[str]:
+        """Return the results as text, with the first messages that are missing."""
+        missing = [message.decode(errors="backslashreplace") for message in self.unaccounted]
+        return [
+            (
+                f"{self.hostile} hostile messages: {self.dead} dead letters, "
+                f"{self.ended} operations with a result, {self.ran} that ran and leave none, "
+                f"{self.scheduled} held for later, {len(missing)} unaccounted; "
+                f"{self.good} good ones between them, {self.good_unfinished} unfinished; "
+                f"{self.node_deaths} nodes died"
+            ),
+            *missing[:_SHOWN],
+        ]
 
 
 def fuzz(folder: Path, messages: int, seed: int) -> Findings:

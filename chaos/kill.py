@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 
 from chaos.accounting import Account, settle
 from chaos.cluster import Cluster, wait_until
+from chaos.reporting import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,24 @@ class Report(NamedTuple):
     refused: int
     """Operations that could not be published, as their caller was told."""
     seconds: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether every accepted operation is done, failed or a dead letter."""
+        return self.account.is_whole
+
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        its = self.account
+        return [
+            f"{counted(self.happened)}; {self.refused} refused; {self.seconds:.0f} s",
+            (
+                f"{its.accepted} accepted: {its.done} done, {its.failed} failed, "
+                f"{its.dead} dead letters, {its.repeated} runs more than once; "
+                f"still waiting {its.waiting}, held by dead nodes {its.reserved}, "
+                f"lost {len(its.lost)}"
+            ),
+        ]
 
 
 class Mayhem:

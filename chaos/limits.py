@@ -17,6 +17,7 @@ from chaos.keyed import (
     too_early,
 )
 from chaos.keyed_operations import BURST, CONCURRENCY, PER_SECOND
+from chaos.reporting import counted
 from pooltasks.pools import Pool
 
 if TYPE_CHECKING:
@@ -63,6 +64,23 @@ class Report(NamedTuple):
             and self.used >= USED_SHARE
             and self.longest <= LONGEST_SHARE
         )
+
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        its = self.account
+        return [
+            (
+                f"{counted(self.happened)}; {its.accepted} accepted: {its.done} done, "
+                f"{its.dead} dead letters; {self.seconds:.0f} s"
+            ),
+            (
+                f"at most {self.most_at_once} of a tenant at once; a start came "
+                f"{1000 * self.too_early:.0f} ms too early for the rate at the most, bound "
+                f"{1000 * EARLY_SECONDS:.0f} ms; {self.used:.1%} of the permitted rate was used, "
+                f"target {USED_SHARE:.0%}; a tenant waited {self.longest:.2f} times as long as its "
+                f"share at the most, target {LONGEST_SHARE:g}"
+            ),
+        ]
 
 
 class _Tenant(NamedTuple):

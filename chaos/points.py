@@ -21,7 +21,7 @@ from pooltasks.extension import Extension
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 _PATIENCE = 15.0
 _OPERATIONS = ("chaos.operations", "chaos.point_operations")
@@ -46,6 +46,25 @@ class Outcome(NamedTuple):
     was_reached: bool
     accepted: int
     problems: list[str]
+
+
+class Report(NamedTuple):
+    """The ends of the scenario at all points."""
+
+    points: int
+    reached: int
+    """Points that a process came to."""
+    failed: list[dict[str, Any]]
+    """Points at which something had no end or the wrong one, each with its problems."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether every operation had its end wherever a process was killed."""
+        return not self.failed
+
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        return [f"{self.points} points, {self.reached} reached, {len(self.failed)} with a problem"]
 
 
 class Accepted(NamedTuple):
@@ -195,7 +214,7 @@ class Scenario:
 
 def points(
     folder: Path, share: int | None, seed: int, slots: int, tell: Callable[[Outcome], None]
-) -> Iterator[Outcome]:
+) -> Report:
     """Run the scenario at each point, or at some of them.
 
     Args:
@@ -213,10 +232,15 @@ def points(
             for is_sent in (False, True)
         ]
         chance = random.Random(seed)  # noqa: S311  repeatable
-        for point in every if share is None else chance.sample(every, min(share, len(every))):
+        its = every if share is None else chance.sample(every, min(share, len(every)))
+        reached, failed = 0, []
+        for point in its:
             outcome = scenario.run(point)
             tell(outcome)
-            yield outcome
+            reached += outcome.was_reached
+            if outcome.problems:
+                failed.append({"point": str(point), "problems": outcome.problems})
+        return Report(len(its), reached, failed)
 
 
 def main() -> None:

@@ -40,7 +40,29 @@ class Scenario(NamedTuple):
         return sorted(self.times)[len(self.times) // 2]
 
 
-def recovery(folder: Path, times: int, freezes: int) -> list[Scenario]:
+class Report(NamedTuple):
+    """The kinds of death that were measured."""
+
+    scenarios: list[Scenario]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all bounds were kept."""
+        return all(scenario.holds for scenario in self.scenarios)
+
+    def lines(self) -> list[str]:
+        """Return the results as text: a table."""
+        lines = ["what                        times  median ms  longest ms  bounds ms       holds"]
+        for each in self.scenarios:
+            bounds = f"{1000 * each.median_bound:.0f} / {1000 * each.bound:.0f}"
+            lines.append(
+                f"{each.name:<27} {len(each.times):5} {1000 * each.median:10.0f} "
+                f"{1000 * max(each.times):11.0f}  {bounds:<15} {'yes' if each.holds else 'no'}"
+            )
+        return lines
+
+
+def recovery(folder: Path, times: int, freezes: int) -> Report:
     """Kill nodes and workers ``times`` times each, freeze nodes ``freezes`` times.
 
     The same eight operations go from node to node: each death moves them to
@@ -59,11 +81,13 @@ def recovery(folder: Path, times: int, freezes: int) -> list[Scenario]:
         kills = [bench.move(signal.SIGKILL) for _ in range(times)]
         frozen = [bench.move(signal.SIGSTOP) for _ in range(freezes)]
         workers = [bench.kill_worker() for _ in range(times)]
-    return [
-        Scenario("node SIGKILL, 8 operations", 0.5, 0.3, kills),
-        Scenario("node SIGSTOP, 8 operations", 5.5, 5.5, frozen),
-        Scenario("worker SIGKILL", 0.15, 0.15, workers),
-    ]
+    return Report(
+        [
+            Scenario("node SIGKILL, 8 operations", 0.5, 0.3, kills),
+            Scenario("node SIGSTOP, 8 operations", 5.5, 5.5, frozen),
+            Scenario("worker SIGKILL", 0.15, 0.15, workers),
+        ]
+    )
 
 
 class _Bench:

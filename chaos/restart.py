@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 CONSUMPTION_BOUND = 2.0
+_SHOWN = 5
+"""Findings that are printed as text."""
 _LONGEST_OUTAGE = 6.0
 _LOAD_SECONDS = 1.0
 _LOOK = 0.02
@@ -52,6 +54,24 @@ class Report(NamedTuple):
             and not self.node_deaths
             and not self.unexpected
         )
+
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        its = self.account
+        lines = ["seconds after the server's return      median  longest"]
+        for what, seconds in sorted(self.back.items(), key=lambda each: max(each[1])):
+            median = sorted(seconds)[len(seconds) // 2]
+            bound = f"  bound {CONSUMPTION_BOUND:g}" if "consumes" in what else ""
+            lines.append(f"{what:<38} {median:6.2f} {max(seconds):8.2f}{bound}")
+        refused = ", ".join(f"{count} of {what}" for what, count in self.refused.items())
+        lines.append(
+            f"{len(self.outages)} outages of {min(self.outages):.1f} to {max(self.outages):.1f} s; "
+            f"{its.accepted} accepted: {its.done} done, {its.failed} failed, "
+            f"{its.dead} dead letters, {its.repeated} runs more than once, "
+            f"lost {len(its.lost)}; refused: {refused or 'none'}; {self.node_deaths} nodes "
+            f"died; {self.seconds:.0f} s"
+        )
+        return [*lines, *self.unexpected[:_SHOWN]]
 
 
 def restart(folder: Path, times: int, server: MortalServer, nodes: int, seed: int) -> Report:

@@ -74,6 +74,19 @@ class Report(NamedTuple):
         """Whether nothing was lost, counted as a delivery, or run twice without need."""
         return self.account.is_whole and not self.account.dead and not self.unjustified
 
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        its = self.account
+        return [
+            ", ".join(f"{name}: {count}" for name, count in self.stops.items()),
+            (
+                f"{its.accepted} accepted: {its.done} done, {its.dead} dead letters, "
+                f"{its.repeated} interrupted and run again, {len(self.unjustified)} run again "
+                f"without need, lost {len(its.lost)}; longest wait {self.longest_wait:.2f} s, "
+                f"{self.late} longer than {WAIT_BOUND:g} s; {self.seconds:.0f} s"
+            ),
+        ]
+
 
 class _Done(NamedTuple):
     """A stop that is over."""

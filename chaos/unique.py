@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from chaos.accounting import Account, settle
 from chaos.cluster import QUEUE
 from chaos.keyed import Killer, by_key, cluster_with_notes, most_at_once, read
+from chaos.reporting import counted
 from pooltasks import keys as names
 from pooltasks.broker.uniqueness import HEADER
 from pooltasks.pools import Pool
@@ -75,6 +76,20 @@ class Report(NamedTuple):
             and self.account.done == self.account.accepted
             and not (self.together or self.too_soon or self.seen_together or self.foreign)
         )
+
+    def lines(self) -> list[str]:
+        """Return the results as text."""
+        its = self.account
+        return [
+            f"{counted(self.happened)}; {self.calls} calls; {self.seconds:.0f} s",
+            (
+                f"{its.accepted} accepted: {its.done} done; "
+                f"{self.duplicates} got the result of another call; {self.rerun} ran again after a "
+                f"death; {self.together} ran together with another one, {self.too_soon} were "
+                f"accepted before the one before had ended; {self.seen_together} seen together at "
+                f"the server in {self.looks} looks"
+            ),
+        ]
 
 
 class _Call(NamedTuple):
