@@ -207,7 +207,7 @@ def _refuse_busy_port(port: int) -> None:
         except OSError as error:
             raise click.BadParameter(
                 f"The dashboard cannot listen on 127.0.0.1 port {port}: {error.strerror}. "
-                "Choose another port, or --no-dashboard.",
+                "Does another `pooltasks up` run? End it, choose another port, or --no-dashboard.",
                 param_hint="--dashboard-port",
             ) from error
 
