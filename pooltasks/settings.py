@@ -307,10 +307,10 @@ def _refuse_unknown_environment(environment: Mapping[str, str]) -> None:
             continue
         key = variable[len("POOLTASKS_") :].lower()
         if key.partition("__")[0] not in known:
-            known = [f"POOLTASKS_{name.upper()}" for name in Settings.model_fields]
+            allowed = [f"POOLTASKS_{name.upper()}" for name in Settings.model_fields]
             raise ConfigurationError(
                 f"The environment variable {variable} names no setting; "
-                f"{alternatives(variable, known)}."
+                f"{alternatives(variable, allowed)}."
             )
 
 

@@ -290,7 +290,10 @@ def test_a_module_that_cannot_be_imported_is_named_with_its_pool(
 
 
 def test_a_warm_up_of_an_operation_that_does_not_exist_names_those_that_do(make_app):
-    commands = [{"operation": "pooltasks.operations.ping"}, {"operation": "pooltasks.operations.pimg"}]
+    commands = [
+        {"operation": "pooltasks.operations.ping"},
+        {"operation": "pooltasks.operations.pimg"},
+    ]
     app = make_app(pools={"code": {"warmup": {"commands": commands}}})
     with pytest.raises(ConfigurationError) as raised:
         import_operations(app, "code")
