@@ -15,7 +15,7 @@ from pooltasks import address, keys
 from pooltasks.broker.encryption import ENCRYPTED
 from pooltasks.broker.protection import protect_what_celery_sends
 from pooltasks.broker.serialization import SERIALIZER, decode_faster, register_serializer
-from pooltasks.errors import ConfigurationError
+from pooltasks.errors import ConfigurationError, alternatives
 from pooltasks.extension import Extension, remember, remember_own
 from pooltasks.keys import CONTROL_POOL
 
@@ -185,7 +185,7 @@ def import_operations(celery_app: Celery, pool: str) -> None:
             known = sorted(name for name in celery_app.tasks if not name.startswith("celery."))
             raise ConfigurationError(
                 f"pool {pool!r}: warmup.commands.{number}.operation: there is no operation "
-                f"{command.operation!r}; allowed: {', '.join(known)}."
+                f"{command.operation!r}; {alternatives(command.operation, known)}."
             )
 
 

@@ -297,6 +297,14 @@ class EmbeddedServerError(PooltasksError):
 _CONNECTION_ERRORS = (ConnectionError, OperationalError, RedisConnectionError, RedisTimeoutError)
 
 
+def alternatives(name: str, known: Sequence[str]) -> str:
+    """Return what a message says of a name that is not ``known``: the likely one, and all."""
+    from difflib import get_close_matches  # noqa: PLC0415  only mistakes need it
+
+    near = get_close_matches(name, known, n=1)
+    return f"{f'did you mean {near[0]}? Allowed' if near else 'allowed'}: {', '.join(known)}"
+
+
 def categorize(error: BaseException) -> Category:
     """Return the category of ``error``: its own where it has one, else by its type.
 

@@ -36,7 +36,7 @@ from pydantic_settings import (
 )
 
 from pooltasks import address, keys
-from pooltasks.errors import ConfigurationError
+from pooltasks.errors import ConfigurationError, alternatives
 from pooltasks.pool_settings import DeadLetterBounds, PoolSettings
 from pooltasks.running import running
 
@@ -307,9 +307,10 @@ def _refuse_unknown_environment(environment: Mapping[str, str]) -> None:
             continue
         key = variable[len("POOLTASKS_") :].lower()
         if key.partition("__")[0] not in known:
-            allowed = ", ".join(f"POOLTASKS_{name.upper()}" for name in Settings.model_fields)
+            allowed = [f"POOLTASKS_{name.upper()}" for name in Settings.model_fields]
             raise ConfigurationError(
-                f"The environment variable {variable} names no setting; allowed: {allowed}."
+                f"The environment variable {variable} names no setting; "
+                f"{alternatives(variable, allowed)}."
             )
 
 
@@ -325,7 +326,8 @@ def _readable(error: ValidationError) -> str:
         key = ".".join(str(part) for part in location)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            message = f"unknown key; allowed: {', '.join(_allowed_keys(problem['loc']))}"
+            known = _allowed_keys(problem["loc"])
+            message = f"unknown key; {alternatives(str(problem['loc'][-1]), known)}"
         lines.append(f"  {place}{key + ': ' if key else ''}{message}")
     return "The settings are wrong:\n" + "\n".join(lines)
 

@@ -302,7 +302,7 @@ def progress(total: int, seconds: float | None) -> Iterator[Callable[[], None]]:
     bar = click.progressbar(
         range(100),  # percent
         label="Measuring",
-        item_show_func=lambda count: f"{count:,} files" if count else None,
+        item_show_func=lambda count: f"{count:,} done" if count else None,
         file=sys.stderr,
         hidden=not sys.stderr.isatty(),
     )

@@ -50,8 +50,8 @@ def check(  # noqa: PLR0917  click passes them by name
 ) -> None:
     """Check the settings, the code, the server, the hosts and the nodes of POOLS (default: all).
 
-    A line says what was looked at and how it is: ``ok``, ``--`` where it could not be
-    looked at, ``WARN``, ``FAIL``; the line below says what to do. A pool with nodes is sent
+    A line says what was looked at and how it is: ok, -- where it could not be
+    looked at, WARN, FAIL; the line below says what to do. A pool with nodes is sent
     one operation that does nothing. Exits with 1 if anything fails; warnings leave it 0.
     """
     # A node loads this module too.

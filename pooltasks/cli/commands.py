@@ -36,6 +36,15 @@ class Commands(click.Group):
             self.add_command(symbol_by_name(self._places[cmd_name]), cmd_name)
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named; click suggests one of those that are imported."""
+        if self.get_command(ctx, args[0]) is None:
+            for name in self._places:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named; say what is wrong if it fails for a known reason."""
         try:

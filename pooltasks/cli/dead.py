@@ -14,6 +14,7 @@ from pooltasks.broker.client import redis_client
 from pooltasks.broker.dead_letters import DeadLetter, DeadLetters
 from pooltasks.cli.errors import letters_of
 from pooltasks.cli.options import json_option
+from pooltasks.counted import counted
 from pooltasks.keys import queue
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def list_(context: CLIContext, pool: str, reason: str, operation: str, as_json: 
         return
     for letter in letters:
         click.echo(_line(letter))
-    click.echo(f"{len(letters)} dead letters in the pool {pool}", err=True)
+    click.echo(f"{counted(len(letters), 'dead letter')} in the pool {pool}", err=True)
 
 
 @dead.command(short_help="Show a dead letter: its failed attempts, its message.")

@@ -29,17 +29,19 @@ class UsageFault(click.ClickException):
 
 def server_fault(app: Celery, error: Exception) -> str:
     """Return what is wrong with the server, which one it is, and what to do."""
-    name, setting = server_name(app), "its broker_url"
+    name, setting, up = server_name(app), "its broker_url", ""
     if app is own:
         # In the folder of a project it may be the wrong one.
         setting = "POOLTASKS_REDIS_URL, or name your application with -A"
+        if "redis_url" not in app.pooltasks.settings.model_fields_set:
+            up = " No `pooltasks up` runs in this folder."
     if isinstance(error, AuthenticationError):
         return f"The server {name} refuses the login: {error}. See {setting}."
     if isinstance(error, ResponseError):
         return f"The server {name} refuses the command: {str(error).rstrip('.')}."
     return (
         f"The server {name} of the application {app.main or app!r} does not answer: "
-        f"{str(error).rstrip('.')}. Is it running? See {setting}."
+        f"{str(error).rstrip('.')}. Is it running?{up} See {setting}."
     )
 
 

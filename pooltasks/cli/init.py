@@ -69,7 +69,7 @@ def init(folder: Path) -> None:
     click.echo(f"Wrote in {_shown(folder)}:")
     for name, purpose in FILES.items():
         click.echo(f"  {name:<{width}}  {purpose}")
-    click.echo("Next, the first in this terminal and the second in another:")
+    click.echo("Next, the first in this terminal, the second in another with the same environment:")
     for command in _next_commands(folder):
         click.echo(f"  {command}")
 

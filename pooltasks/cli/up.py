@@ -151,6 +151,7 @@ def clients(
         login: The dashboard's name and password; None: everybody on this machine may see it.
     """
     celery = [sys.executable, "-m", "celery", "-A", app]
+    quiet = [*celery, "-q"]  # the banners of a few programs would hide what one of them says
     env = {
         **os.environ,
         "POOLTASKS_REDIS_URL": redis_url,
@@ -160,7 +161,7 @@ def clients(
     programs = [
         Program(
             name=pool,
-            argv=[*celery, "worker", "-Q", keys.queue(pool), "-n", f"{pool}@%h", "-l", "info"],
+            argv=[*quiet, "worker", "-Q", keys.queue(pool), "-n", f"{pool}@%h", "-l", "info"],
             env=env,
             ready_text=_ready_text(pool, lazy=settings_of_pool.lazy),
             notice=WarmUpNotice(pool) if not settings_of_pool.lazy else None,
@@ -171,7 +172,7 @@ def clients(
     programs.append(
         Program(
             name="beat",
-            argv=[*celery, "beat", "-l", "info", "--schedule", schedule],
+            argv=[*quiet, "beat", "-l", "info", "--schedule", schedule],
             env=env,
             ready_text="beat: Starting...",
         )
@@ -206,7 +207,7 @@ def _refuse_busy_port(port: int) -> None:
         except OSError as error:
             raise click.BadParameter(
                 f"The dashboard cannot listen on 127.0.0.1 port {port}: {error.strerror}. "
-                "Choose another port, or --no-dashboard.",
+                "Does another `pooltasks up` run? End it, choose another port, or --no-dashboard.",
                 param_hint="--dashboard-port",
             ) from error
 

@@ -101,10 +101,11 @@ def _print(name: str, report: dict[str, Any] | None) -> None:
         f"in {report['seconds']:.3f} s{state}",
         bold=True,
     )
+    width = max(map(len, report["commands"]), default=0)
     for operation, command in report["commands"].items():
         click.echo(
-            f"  {operation:<40} average {command['average_seconds'] * 1e3:9.1f} ms   "
-            f"maximum {command['maximum_seconds'] * 1e3:9.1f} ms   failures {command['failures']}"
+            f"  {operation:<{width}}  average {command['average_seconds'] * 1e3:.1f} ms, "
+            f"maximum {command['maximum_seconds'] * 1e3:.1f} ms, failures {command['failures']}"
         )
     if not report["commands"]:
         click.echo("  there are no warm-up commands")

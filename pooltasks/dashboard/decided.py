@@ -84,7 +84,14 @@ class RecentDecisions:
         }
 
     def changes(self, now: float, window: float) -> list[dict[str, Any]]:
-        """Return the decisions to have another size, the latest first."""
+        """Return the decisions to have another size, the latest first.
+
+        A paused optimizer wants the same again and again; that is told once.
+        """
+        told: list[PoolDecision] = []
+        for _, one in sorted(self._decisions.items()):
+            if one.told and not (told and _repeats(one, told[-1])):
+                told.append(one)
         return [
             {
                 "at": one.at,
@@ -93,8 +100,8 @@ class RecentDecisions:
                 "reason": one.reason,
                 "acting": one.acting,
             }
-            for one in reversed(self._decisions.values())
-            if one.told and one.at > now - window
+            for one in reversed(told)
+            if one.at > now - window
         ][:_MOST]
 
     def targets(self, times: Iterable[float], step: int) -> list[int | None]:
@@ -107,3 +114,9 @@ class RecentDecisions:
 
     def _workers(self, slots: int | None) -> int | None:
         return None if slots is None else math.ceil(slots / self._slots)
+
+
+def _repeats(one: PoolDecision, before: PoolDecision) -> bool:
+    """Return whether a paused optimizer wanted the same size before."""
+    sizes = (before.before, before.target)
+    return not one.acting and not before.acting and (one.before, one.target) == sizes

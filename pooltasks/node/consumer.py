@@ -296,7 +296,11 @@ class NodeConsumer(Consumer):
                 "task-failed", uuid=identifier, exception=f"NotRegistered({name!r})"
             )
         signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=identifier)
-        raise Refusal(f"rejected: unknown here: {exc}", Failure("NotRegistered", name)) from exc
+        reason = (
+            f"rejected: this node has no operation {name}: it was started before that was written, "
+            "or imports does not name its module"
+        )
+        raise Refusal(reason, Failure("NotRegistered", name)) from exc
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002  Celery's
         """Refuse what cannot be run."""

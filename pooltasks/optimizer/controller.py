@@ -257,7 +257,7 @@ def decide(
         queue,
         samples,
         wait=settings.objective.wait_ms / 1000,
-        size=before if memory.size is None else memory.size,
+        size=memory.size if acting and memory.size is not None else before,
         interval=interval,
     )
     if not observations:

@@ -234,12 +234,20 @@ def test_the_dashboard_answers_on_the_port_that_is_named(up: Up) -> None:
 @pytest.mark.parametrize(
     ("configuration", "variables", "message"),
     [
-        ("[pools.code]\npool_sise = 1", {}, "pool 'code': pool_sise: unknown key; allowed: "),
+        (
+            "[pools.code]\npool_sise = 1",
+            {},
+            "pool_sise: unknown key; did you mean pool_size? Allowed: ",
+        ),
         ("[pools.code]\nmin_pool_size = 20", {}, "pool 'code': min_pool_size is 20, above"),
         ("[pools.code", {}, "pools.toml is not valid TOML"),
         ("", {"POOLTASKS_CONFIG": "no-such.toml"}, "names no-such.toml, which does not exist"),
         ("", {"POOLTASKS_REDIS_URL": "http://example.org"}, "redis_url: not a Redis URL"),
-        ("", {"POOLTASKS_POLS": "1"}, "POOLTASKS_POLS names no setting"),
+        (
+            "",
+            {"POOLTASKS_POLS": "1"},
+            "POOLTASKS_POLS names no setting; did you mean POOLTASKS_POOLS?",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_readable_error_before_anything_starts(

@@ -402,6 +402,19 @@ def test_while_it_only_watches_it_takes_the_pool_as_it_finds_it(memory):
     assert min(targets) < 9
 
 
+def test_a_size_that_an_operator_set_with_a_pause_is_the_one_that_a_reason_begins_with(memory):
+    nodes = Nodes("a")
+    for _ in range(70):
+        nodes.tick(operations=5)
+        nodes.decide(memory)
+    nodes.sizes["a"] += 4
+    nodes.tick(operations=5)
+    decision = nodes.decide(memory, acting=False)
+    assert decision.before == nodes.sizes["a"]
+    verb = f"From {decision.before} to" if decision.target != decision.before else "Keep"
+    assert decision.reason.startswith(f"{verb} {decision.target} ")
+
+
 def test_another_policy_starts_without_the_past_of_the_last(memory):
     nodes = Nodes("a")
     for _ in range(3):

@@ -12,6 +12,7 @@ from redis import exceptions
 
 from pooltasks.cli.commands import Commands
 from pooltasks.cli.durations import duration, in_words
+from pooltasks.cli.faults import load_application, server_fault
 from pooltasks.cli.main import main
 from pooltasks.cli.notices import WarmUpNotice
 from pooltasks.errors import DeadLetterNotFoundError
@@ -60,6 +61,21 @@ def test_an_application_that_fails_at_import_names_the_file_and_the_line(
     assert result.exit_code == 2
     assert text.format(number) in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_command_that_is_misspelled_is_named() -> None:
+    group = Commands("pooltasks", places={"status": "pooltasks.cli.status:status"})
+    result = CliRunner().invoke(group, ["stauts"])
+    assert result.exit_code == 2
+    assert "Did you mean 'status'?" in result.stderr
+
+
+@pytest.mark.usefixtures("bare_environment")
+def test_in_another_folder_a_command_says_that_nothing_is_up_there() -> None:
+    pooltasks = load_application("pooltasks")
+    error = exceptions.ConnectionError("Error 111.")
+    fault = server_fault(pooltasks, error)
+    assert "Is it running? No `pooltasks up` runs in this folder." in fault
 
 
 @pytest.mark.parametrize(

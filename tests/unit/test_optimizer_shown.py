@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +45,21 @@ def test_a_page_that_opens_between_two_decisions_finds_the_last_one() -> None:
     recent = RecentDecisions(client, "code", 1, 300.0)
     recent.fetch(60, its.at + 200)
     assert recent.state(its.at + 200)["decides"]
+
+
+def test_what_a_paused_optimizer_wants_is_told_once() -> None:
+    client = fakeredis.FakeRedis()
+    first = decided(client)
+    store = DecisionStore(client, "code")
+    for second, acting, before in ((1, False, 5), (2, False, 5), (3, False, 6), (4, True, 6)):
+        turn = store.begin()
+        assert turn is not None
+        its = replace(first, at=first.at + second, acting=acting, before=before)
+        assert store.commit(turn, None, its)
+    recent = RecentDecisions(client, "code", 1)
+    recent.fetch(60, first.at)
+    told = [round(its["at"] - first.at) for its in recent.changes(first.at + 4, 60)]
+    assert told == [4, 3, 1, 0]
 
 
 def test_a_dry_run_does_not_say_that_what_was_told_would_change(

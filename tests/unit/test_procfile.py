@@ -40,8 +40,8 @@ def compose() -> dict:
 
 
 def without_place(command: list[str]) -> list[str]:
-    """Leave out what depends on where a program runs: beat's file, the dashboard's address."""
-    kept = [part for part in command if not part.startswith("--address=")]
+    """Leave out what depends on where a program runs: beat's file, the dashboard's address, -q."""
+    kept = [part for part in command if part != "-q" and not part.startswith("--address=")]
     if "--schedule" in kept:
         at = kept.index("--schedule")
         del kept[at : at + 2]
@@ -54,6 +54,11 @@ def test_the_procfile_runs_what_up_runs(commands):
         name: without_place(command) for name, command in commands.items()
     }
     assert "--address=127.0.0.1" in processes["dashboard"]
+
+
+def test_what_one_program_says_is_not_hidden_by_the_banners_of_others(commands):
+    talkative = {name for name, command in commands.items() if "-q" not in command}
+    assert talkative == {"dashboard"}  # Flower has no banner
 
 
 @pytest.mark.parametrize(

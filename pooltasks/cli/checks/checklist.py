@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pooltasks.cli.standing import Standing
 
 _HOST = "this host"
-_WELL = "room for all workers that a node may have, a clock that is right"
+_WELL = "room for all workers that a node may have, and the right time"
 
 
 class Checklist:

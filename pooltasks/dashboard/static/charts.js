@@ -144,8 +144,11 @@ export const SPECS = {
         }];
       }),
     axis: () => ({ ticksuffix: " /s", rangemode: "tozero", minallowed: 0 }),
-    nothing: ({ series: { columns } }) =>
-      columns.errors.some((errors) => errors !== null) ? "No errors" : undefined,
+    // A message that a node refused failed in no worker: it is in no column.
+    nothing: ({ series: { columns }, failed }) => {
+      if (!columns.errors.some((errors) => errors !== null)) return undefined;
+      return failed ? "No errors in workers" : "No errors";
+    },
   },
   size: {
     label: "Size and busy workers",

@@ -42,6 +42,7 @@ function show(answer) {
     objective: answer.objective,
     band: answer.band,
     decisions: answer.decisions,
+    failed: answer.failed,
   };
   for (const chart of charts) chart.update(context);
   fillCards(answer);

@@ -264,7 +264,7 @@ class Objective:
         elif held > staffed:
             why = f"{demand} need {staffed} for {self.goal}, but {held} were needed lately"
         else:
-            why = f"{demand} need them for {self.goal}"
+            why = f"{demand} need {held} for {self.goal}"
             if round(self.factor, 1) != 1.0:
                 why += f", as waits last {self.factor:.1f} times as long as Erlang's formula says"
         return f"{resized(observation.size, target)}: {why}."
