@@ -17,6 +17,8 @@ from chaos.delayed import LATE_SECONDS, delayed
 from chaos.delayed import Plan as DelayedPlan
 from chaos.fleet import DEATH_SECONDS, IDLE_SHARE, RESTART_SECONDS, fleet
 from chaos.fuzz import fuzz
+from chaos.keda import Plan as KedaPlan
+from chaos.keda import keda
 from chaos.kill import Plan, kill
 from chaos.limits import EARLY_SECONDS, LONGEST_SHARE, USED_SHARE, limits
 from chaos.points import Outcome, points
@@ -30,6 +32,7 @@ from pooltasks.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
     from chaos.cuts import Report as CutsReport
+    from chaos.keda import Report as KedaReport
     from chaos.limits import Report as LimitsReport
     from chaos.restart import Report as RestartReport
     from chaos.stops import Report as StopsReport
@@ -41,7 +44,7 @@ seed_option = click.option("--seed", type=int, default=1, show_default=True)
 
 
 def _document(
-    found: CutsReport | StopsReport | RestartReport | LimitsReport | UniqueReport,
+    found: CutsReport | KedaReport | StopsReport | RestartReport | LimitsReport | UniqueReport,
 ) -> str:
     """Return a report as JSON: its account beside its own fields, with the number of losses."""
     account = found.account
@@ -281,6 +284,63 @@ def stops_(times: int, seed: int, as_json: bool) -> None:
             f"without need, lost {len(account.lost)}; longest wait {found.longest_wait:.2f} s, "
             f"{found.late} longer than {WAIT_BOUND:g} s; {found.seconds:.0f} s"
         )
+    if not found.holds:
+        raise SystemExit(1)
+
+
+@main.command("keda")
+@click.option(
+    "--trace",
+    "trace_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A CSV file with a count for each minute.  [default: days that rise and fall as a sine]",
+)
+@click.option("--seconds", type=click.FloatRange(min=1), default=300.0, show_default=True)
+@click.option(
+    "--compression",
+    type=click.FloatRange(min=1, max=600),
+    default=600.0,
+    show_default=True,
+    help="How many times faster than their time the arrivals come.",
+)
+@click.option(
+    "--haste",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    help="How many times sooner than usual the optimizer and the autoscaler act.",
+)
+@seed_option
+@json_option
+def keda_(as_json: bool, **plan: Any) -> None:
+    """Play days of traffic on nodes that KEDA starts and ends, as in config/kubernetes.
+
+    Exits with 1 when an operation is lost, interrupted or run twice, or when a node has to be
+    killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="pooltasks-chaos-") as folder:
+        found = keda(Path(folder), KedaPlan(**plan))
+    account = found.account
+    if as_json:
+        click.echo(_document(found))
+    else:
+        for since, nodes in found.nodes:
+            click.echo(f"{since:6.1f} s  {nodes:2} {'#' * nodes}")
+        click.echo(
+            f"{account.accepted} accepted: {account.done} done, {account.failed} failed, "
+            f"{account.dead} dead letters, {found.interrupted} interrupted, {account.repeated} "
+            f"run again, lost {len(account.lost)}; {found.refused} refused; longest wait "
+            f"{found.longest_wait:.2f} s"
+        )
+        click.echo(
+            f"{found.grown} times more nodes, {found.shrunk} times fewer, "
+            f"{found.most} at the most; {found.ended} nodes were told to end while "
+            f"{found.running} operations ran in them: the longest took {found.longest_end:.2f} s, "
+            f"{found.killed} had to be killed; {found.restarts} processes ended untold; "
+            f"{found.seconds:.0f} s"
+        )
+        for failure in found.failed:
+            click.echo(failure, err=True)
     if not found.holds:
         raise SystemExit(1)
 
