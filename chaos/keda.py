@@ -42,9 +42,9 @@ PERIOD = 60.0
 _LOOK = 15.0
 """Seconds between two looks of the autoscaler, as Kubernetes has it."""
 _DAY = 86400.0
-_WORKERS = 2
-_PEAK = 25.0
-"""Operations a second where the arrivals are most: about five nodes of two workers."""
+_WORKERS = 4
+_PEAK = 60.0
+"""Operations a second where the arrivals are most: about five nodes of four workers."""
 _RUN = Service(mean=0.2)
 _SHORTEST, _LONGEST = 0.02, 1.0
 """Seconds of an operation."""

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
-MINUTES = [12] * 15 + [50] * 65 + [20] * 130
+MINUTES = [15] * 10 + [50] * 60 + [25] * 200
 """Requests: a crowd that comes and goes within hours, each of which takes six seconds."""
 
 

@@ -251,3 +251,15 @@ def test_an_optimizer_that_was_away_for_long_decides_again() -> None:
     hosts = Hosts(hosts.wanted, hosts.lately)  # as it was stored
     assert hosts.want(3600.0, 100, 1, [node]) == 1  # a wish has to last
     assert [hosts.want(now, 100, 1, [node]) for now in (3601.0, 3631.0)] == [1, 10]
+
+
+def test_a_share_of_the_replicas_may_end_within_a_period() -> None:
+    keda = Keda(8, window=30.0, share=0.5, period=60.0)
+    assert [keda.look(now, 1) for now in range(0, 60, 15)] == [4, 4, 4, 4]
+    assert [keda.look(now, 1) for now in range(60, 120, 15)] == [2, 2, 2, 2]
+    assert keda.look(120.0, 1) == 1
+
+
+def test_there_are_no_more_replicas_than_may_be() -> None:
+    keda = Keda(1, most=7)
+    assert [keda.look(now, 20) for now in (0, 15, 30)] == [5, 7, 7]
