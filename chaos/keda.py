@@ -42,13 +42,15 @@ PERIOD = 60.0
 _LOOK = 15.0
 """Seconds between two looks of the autoscaler, as Kubernetes has it."""
 _DAY = 86400.0
-_WORKERS = 4
-_PEAK = 60.0
-"""Operations a second where the arrivals are most: about five nodes of four workers."""
+_WORKERS = 6
+_PEAK = 90.0
+"""Operations a second where the arrivals are most: about five nodes of six workers."""
 _RUN = Service(mean=0.2)
 _SHORTEST, _LONGEST = 0.02, 1.0
 """Seconds of an operation."""
-_PATIENCE = 120.0
+_TRICKLE = 0.5
+"""Seconds between two operations of the trickle: one node is more than enough for it."""
+_PATIENCE = 60.0
 _STEP = 0.02
 
 
@@ -81,7 +83,7 @@ class Report(NamedTuple):
     """Starts of operations that came to no end."""
     killed: int
     """Nodes that had not ended when their grace period was over."""
-    failed: list[str]
+    badly_ended: list[str]
     """Nodes that ended otherwise than they should."""
     restarts: int
     """Processes that ended though nobody had told them to."""
@@ -111,7 +113,7 @@ class Report(NamedTuple):
             or account.repeated
             or self.interrupted
             or self.killed
-            or self.failed
+            or self.badly_ended
             or self.restarts
         )
 
@@ -136,7 +138,7 @@ class _Replicas:
         self._cluster = cluster
         self.pods: list[_Pod] = []
         self.killed = 0
-        self.failed: list[str] = []
+        self.badly_ended: list[str] = []
 
     @property
     def serving(self) -> list[_Pod]:
@@ -169,7 +171,7 @@ class _Replicas:
                 pod.took = took
                 # A process that is just starting has no handler yet, and nothing to finish.
                 if code and (pod.workers or code != -signal.SIGTERM):
-                    self.failed.append(f"{pod.node.name} ended with {code}")
+                    self.badly_ended.append(f"{pod.node.name} ended with {code}")
             elif took > GRACE:
                 self.killed += 1
                 pod.node.send(signal.SIGKILL)
@@ -177,13 +179,17 @@ class _Replicas:
 
 
 class _Replay:
-    """Publishes each operation of a sequence when it is due, however long others take."""
+    """Publishes each operation of a sequence when it is due, however long others take.
+
+    When it is over there is a trickle, so that the nodes that end then have something to do.
+    """
 
     def __init__(self, cluster: Cluster, arrivals: Arrivals) -> None:
         self._work = cluster.application(cluster.url).tasks["chaos.operations.work"]
         self._arrivals = arrivals
         self.accepted: dict[str, Accepted] = {}
         self.refused = 0
+        self._is_over = threading.Event()
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -197,8 +203,8 @@ class _Replay:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last operation has been published."""
-        return not self._thread.is_alive()
+        """Whether the last operation of the sequence has been published, or none will be."""
+        return self._is_over.is_set() or not self._thread.is_alive()
 
     def _run(self) -> None:
         begun = time.monotonic()
@@ -206,13 +212,18 @@ class _Replay:
         for due, run in zip(its.times, its.services, strict=True):
             if self._ends.wait(max(0.0, begun + due - time.monotonic())):
                 return
-            seconds = min(_LONGEST, max(_SHORTEST, run))
-            try:
-                result = self._work.delay("finish", seconds)
-            except OperationalError:
-                self.refused += 1
-            else:
-                self.accepted[result.id] = Accepted(time.time(), seconds)
+            self._publish(min(_LONGEST, max(_SHORTEST, run)))
+        self._is_over.set()
+        while not self._ends.wait(_TRICKLE):
+            self._publish(_LONGEST)
+
+    def _publish(self, seconds: float) -> None:
+        try:
+            result = self._work.delay("finish", seconds)
+        except OperationalError:
+            self.refused += 1
+        else:
+            self.accepted[result.id] = Accepted(time.time(), seconds)
 
 
 def keda(folder: Path, plan: Plan) -> Report:
@@ -263,7 +274,7 @@ class _Run:
         begun = time.monotonic()
         with _Replay(cluster, arrivals) as replay:
             self._scale(replay, begun)
-            account = settle(cluster, set(replay.accepted), _PATIENCE)
+        account = settle(cluster, set(replay.accepted), _PATIENCE)
         counts = [count for _, count in self._nodes]
         changes = [after - before for before, after in pairwise(counts)]
         ended = [pod for pod in replicas.pods if pod.told_at is not None]
@@ -273,7 +284,7 @@ class _Run:
             replay.refused,
             cluster.runs.count() - account.done,
             replicas.killed,
-            replicas.failed,
+            replicas.badly_ended,
             cluster.restarts,
             sum(change > 0 for change in changes),
             sum(change < 0 for change in changes),
@@ -295,21 +306,20 @@ class _Run:
         """Scale until all arrivals have come and one node is left, or that takes too long."""
         replicas = self._replicas
         look_at = over_at = begun
-        while True:
+        is_at_rest = False
+        while not (replay.is_over and is_at_rest) and look_at < over_at + _PATIENCE:
             time.sleep(_STEP)
             replicas.look_after()
             now = time.monotonic()
+            if not replay.is_over:
+                over_at = now
             if now >= look_at:
-                look_at += self._every
+                look_at = now + self._every
                 wanted = self._autoscaler.look(now, self._length())
                 if wanted != len(replicas.serving):
                     replicas.scale(wanted)
                     self._nodes.append((now - begun, wanted))
             is_at_rest = len(replicas.serving) == 1 and not replicas.ending
-            if not replay.is_over:
-                over_at = now
-            elif is_at_rest or now > over_at + _PATIENCE:
-                return
 
     def _running(self, ended: list[_Pod], accepted: dict[str, Accepted]) -> int:
         """Return how many operations ran in nodes at the moment that these were told to end."""
