@@ -15,6 +15,8 @@ from chaos.delayed import Plan as DelayedPlan
 from chaos.delayed import delayed
 from chaos.fleet import fleet
 from chaos.fuzz import fuzz
+from chaos.keda import Plan as KedaPlan
+from chaos.keda import keda
 from chaos.kill import Plan, kill
 from chaos.limits import limits
 from chaos.points import Outcome, points
@@ -171,6 +173,41 @@ def stops_(times: int, seed: int, as_json: bool) -> None:
     """
     with _empty_folder() as folder:
         show(stops(folder, times, seed), as_json=as_json)
+
+
+@main.command("keda")
+@click.option(
+    "--trace",
+    "trace_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A CSV file with a count for each minute.  [default: days that rise and fall as a sine]",
+)
+@click.option("--seconds", type=click.FloatRange(min=1), default=300.0, show_default=True)
+@click.option(
+    "--compression",
+    type=click.FloatRange(min=1, max=600),
+    default=600.0,
+    show_default=True,
+    help="How many times faster than their time the arrivals come.",
+)
+@click.option(
+    "--haste",
+    # Nodes at rest write a sample each 4 s: in less than that nothing can have lasted.
+    type=click.FloatRange(min=1, max=10),
+    default=10.0,
+    show_default=True,
+    help="How many times sooner than usual the optimizer and the autoscaler act.",
+)
+@seed_option
+@json_option
+def keda_(as_json: bool, **plan: Any) -> None:
+    """Play days of traffic on nodes that KEDA starts and ends, as in config/kubernetes.
+
+    Exits with 1 when an operation is lost, interrupted or run twice, or when a node has to be
+    killed.
+    """
+    with _empty_folder() as folder:
+        show(keda(folder, KedaPlan(**plan)), as_json=as_json)
 
 
 @main.command("restart")

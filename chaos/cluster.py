@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 
 import pooltasks
+from chaos.haste import VARIABLE as HASTE_VARIABLE
 from chaos.operations import FOLDER_VARIABLE
 from chaos.runs import Runs
 from chaos.server import MortalServer
@@ -53,6 +54,7 @@ class Process:
         self._arguments = [sys.executable, "-m", *arguments]
         self._folder = cluster.folder
         self.lock = threading.Lock()
+        self._is_kept = True
         self.popen: subprocess.Popen[bytes]
         self.start()
 
@@ -76,10 +78,15 @@ class Process:
     def watch(self) -> bool:
         """Start it again if it is dead; return whether it was."""
         with self.lock:
-            if self.popen.poll() is None:
+            if not self._is_kept or self.popen.poll() is None:
                 return False
             self.start()
             return True
+
+    def give_up(self) -> None:
+        """Have it stay dead from now on when it ends."""
+        with self.lock:
+            self._is_kept = False
 
     def send(self, signal_number: int) -> bool:
         """Send a signal; return whether there was a process to get it."""
@@ -109,6 +116,7 @@ class Cluster:
         operation_timeout: Seconds.
         max_deliveries: Deaths after which an operation becomes a dead letter.
         control: Whether there are a control node and beat.
+        haste: How many times sooner than usual the optimizer asks for hosts, and gives them up.
         module: Of the pool's operations.
         server: The server, on a data folder of its own.
     """
@@ -123,6 +131,7 @@ class Cluster:
         operation_timeout: float = 30,
         max_deliveries: int = 3,
         control: bool = True,
+        haste: float = 1.0,
         module: str = "chaos.operations",
         server: MortalServer | None = None,
     ) -> None:
@@ -131,6 +140,7 @@ class Cluster:
         self.server = server or MortalServer(folder / "data")
         self._size = nodes
         self._with_control = control
+        self._haste = haste
         self._module = module
         configuration = folder / "pools.toml"
         configuration.write_text(
@@ -163,8 +173,10 @@ class Cluster:
             self.add_node(f"node-{number}", self.proxied_url if number % 2 else self.url)
         if self._with_control:
             celery = ("celery", "-A", "pooltasks")
+            hasty = () if self._haste == 1 else ("chaos.haste",)
+            control = (*hasty, *celery, "worker", "-Q", "pool.control")
             self.others = [
-                Process(self, "control", self.url, *celery, "worker", "-Q", "pool.control"),
+                Process(self, "control", self.url, *control, **{HASTE_VARIABLE: str(self._haste)}),
                 Process(self, "beat", self.url, *celery, "beat"),
             ]
         self._watcher.start()

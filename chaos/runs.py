@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from chaos.operations import NOTE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
@@ -39,6 +39,22 @@ class Runs:
         recent = (path for path in self.folder.iterdir() if path.stat().st_mtime >= moment)
         its = (start for path in recent for start in self._read(path) if start.at > moment)
         return sorted(its, key=lambda start: start.at)
+
+    def waits(self, accepted: Mapping[str, float]) -> list[float]:
+        """Return how many seconds each operation waited for its first start.
+
+        Args:
+            accepted: When each was accepted, seconds since the epoch. Those that have not
+                been started are left out.
+        """
+        first: dict[str, float] = {}
+        for start in self:
+            first[start.operation] = min(start.at, first.get(start.operation, start.at))
+        return [
+            max(0.0, first[identifier] - at)
+            for identifier, at in accepted.items()
+            if identifier in first
+        ]
 
     @staticmethod
     def _read(path: Path) -> Iterator[Start]:

@@ -66,11 +66,4 @@ class Steady:
 
     def waits(self, runs: Runs) -> list[float]:
         """Return how long each operation waited for its first start, in seconds."""
-        first: dict[str, float] = {}
-        for start in runs:
-            first[start.operation] = min(start.at, first.get(start.operation, start.at))
-        return [
-            max(0.0, first[identifier] - its.at)
-            for identifier, its in self.accepted.items()
-            if identifier in first
-        ]
+        return runs.waits({identifier: its.at for identifier, its in self.accepted.items()})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from chaos.autoscaler import Keda
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.sample import Sample
 from pooltasks.metrics.samples import QueueState, StoredSample
@@ -21,33 +22,6 @@ from pooltasks.telemetry import Outcome
 START = 1_800_000_000
 STEP = 0.25
 SETTINGS = PoolSettings(pool_size=4, min_pool_size=2, max_pool_size=16)
-
-
-class Keda:
-    """KEDA with its Redis scaler and the autoscaler that it configures.
-
-    The scaler's value is the list's length; the autoscaler looks every 15 s and wants
-    ``ceil(value ÷ target)`` replicas, downwards the largest wish of the stabilisation window,
-    upwards at most twice as many, or four more.
-    """
-
-    def __init__(self, replicas: int, *, target: int = 1, window: float = 300.0) -> None:
-        self.replicas = replicas
-        self.target = target
-        self.window = window
-        self._wishes: deque[tuple[float, int]] = deque()
-
-    def look(self, now: float, length: int) -> int:
-        wish = max(1, math.ceil(length / self.target))
-        self._wishes.append((now, wish))
-        while self._wishes[0][0] <= now - self.window:
-            self._wishes.popleft()
-        stable = max(wish for _, wish in self._wishes)
-        if wish > self.replicas:
-            self.replicas = min(wish, max(2 * self.replicas, self.replicas + 4))
-        elif stable < self.replicas:
-            self.replicas = stable
-        return self.replicas
 
 
 @dataclass
@@ -277,3 +251,15 @@ def test_an_optimizer_that_was_away_for_long_decides_again() -> None:
     hosts = Hosts(hosts.wanted, hosts.lately)  # as it was stored
     assert hosts.want(3600.0, 100, 1, [node]) == 1  # a wish has to last
     assert [hosts.want(now, 100, 1, [node]) for now in (3601.0, 3631.0)] == [1, 10]
+
+
+def test_a_share_of_the_replicas_may_end_within_a_period() -> None:
+    keda = Keda(8, window=30.0, share=0.5, period=60.0)
+    assert [keda.look(now, 1) for now in range(0, 60, 15)] == [4, 4, 4, 4]
+    assert [keda.look(now, 1) for now in range(60, 120, 15)] == [2, 2, 2, 2]
+    assert keda.look(120.0, 1) == 1
+
+
+def test_there_are_no_more_replicas_than_may_be() -> None:
+    keda = Keda(1, most=7)
+    assert [keda.look(now, 20) for now in (0, 15, 30)] == [5, 7, 7]

@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from chaos import keda
 from pooltasks import acl, keys
 from pooltasks.pool_settings import PoolSettings
 from pooltasks.settings import Settings
@@ -100,6 +101,20 @@ def test_each_pool_of_users_is_scaled_by_the_list_of_its_optimizer(pool):
     selector = of_kind("PodDisruptionBudget")[f"pool-{pool}"]["selector"]["matchLabels"]
     labels = of_kind("Deployment")[f"pool-{pool}"]["template"]["metadata"]["labels"]
     assert selector.items() <= labels.items()
+
+
+def test_the_loop_that_is_played_is_that_of_the_manifests():
+    spec = of_kind("ScaledObject")["pool-code"]
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    (policy,) = behavior["scaleDown"]["policies"]
+    assert spec["maxReplicaCount"] == keda.MOST
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] == keda.WINDOW
+    assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
+    assert policy == {"type": "Percent", "value": 100 * keda.SHARE, "periodSeconds": keda.PERIOD}
+    pod = of_kind("Deployment")["pool-code"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == keda.GRACE
+    # SIGTERM is all that a node is told.
+    assert "lifecycle" not in container("pool-code")
 
 
 def test_the_probes_of_nodes_ask_nobody():
