@@ -11,6 +11,7 @@ from celery.states import READY_STATES
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from pooltasks.broker.async_client import close
 from pooltasks.broker.async_wire import AsyncWire
 from pooltasks.gathering import IN_A_TURN, Gathering
 
@@ -148,4 +149,4 @@ class Results:
             await asyncio.gather(self._watcher, return_exceptions=True)
         async with self._turn:
             self._wire.close()
-        await self.client.aclose()
+        await close(self.client)

@@ -56,15 +56,20 @@ class AsyncWire(asyncio.Protocol):
         """Connect.
 
         Args:
-            pool: Where redis-py's connection comes from; it never goes back.
+            pool: What makes redis-py's connection; it never gets to know it.
 
         Raises:
             redis.RedisError: The server is away.
         """
-        connection = await pool.get_connection()
-        if int(connection.protocol) != _RESP3:
-            await connection.send_command("HELLO", _RESP3)
-            await connection.read_response()
+        connection = pool.make_connection()
+        try:
+            await connection.connect()
+            if int(connection.protocol) != _RESP3:
+                await connection.send_command("HELLO", _RESP3)
+                await connection.read_response()
+        except BaseException:  # a cancellation, too
+            await connection.disconnect(nowait=True)
+            raise
         self._stream = connection._writer  # noqa: SLF001  there is no other way to it
         self._transport = self._stream.transport
         self._transport.set_protocol(self)
