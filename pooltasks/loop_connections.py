@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as SilenceError
 from pooltasks import address
 from pooltasks.awaiting import Results
 from pooltasks.broker.admission import ADMIT
-from pooltasks.broker.async_client import client_of, close
+from pooltasks.broker.async_client import abandon, client_of, close
 from pooltasks.broker.unconnected import UnconnectedForms
 from pooltasks.brokers import server_of_results
 from pooltasks.errors import ConfigurationError
@@ -106,8 +106,8 @@ class Connections:
         for question in questions:
             try:
                 answers.append(await question())
-            except SilenceError:
-                raise
+            except SilenceError as error:
+                return [*answers, *[error] * (len(questions) - len(answers))]
             except _ERRORS as error:
                 answers.append(error)
         return answers
@@ -149,6 +149,12 @@ class Connections:
             await self.results.close()
         await close(self._client)
 
+    def abandon(self) -> None:
+        """Let go of all; the loop is closed."""
+        abandon(self._client)
+        if "results" in vars(self):
+            abandon(self.results.client)
+
 
 _loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = WeakKeyDictionary()
 
@@ -158,6 +164,7 @@ async def of_this_loop(app: Celery) -> Connections:
     of_loop = _loops.setdefault(asyncio.get_running_loop(), {})
     extension = app.pooltasks
     if extension not in of_loop:
+        _forget_closed_loops()
         connections = Connections(app)
         closing = _closed_at_the_end(connections)
         of_loop[extension] = connections, closing
@@ -165,6 +172,15 @@ async def of_this_loop(app: Celery) -> Connections:
     found: Connections = of_loop[extension][0]
     await found.learn_the_time()
     return found
+
+
+def _forget_closed_loops() -> None:
+    """Let go of loops that were closed and not ended as ``asyncio.run()`` ends them."""
+    for reference in _loops.keyrefs():
+        loop = reference()
+        if loop is not None and loop.is_closed():
+            for connections, _ in _loops.pop(loop, {}).values():
+                connections.abandon()
 
 
 async def _closed_at_the_end(connections: Connections) -> AsyncGenerator[None]:

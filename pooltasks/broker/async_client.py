@@ -63,6 +63,13 @@ async def close(client: redis.Redis) -> None:
         await pool.sentinel_manager.aclose()
 
 
+def abandon(client: redis.Redis) -> None:
+    """Let go of a client whose loop was closed: its connection can no more be closed by asyncio."""
+    connection, client.connection = client.connection, None
+    if connection is not None:
+        connection._reader = connection._writer = None  # noqa: SLF001  it would close them
+
+
 def _is_for_loops(provider: Any) -> bool:
     its = getattr(type(provider), "get_credentials_async", None)
     return its not in (None, CredentialProvider.get_credentials_async)
@@ -97,13 +104,16 @@ class _FirstThatAnswers(OneOfSeveral):
         raise error
 
 
-class _ReadsCertificatesInAThread:
-    """A connection over TLS. To read a system's certificates takes 50 ms.
+class _HoldsUpNoLoop:
+    """A connection over TLS that is opened and closed without anybody's waiting.
 
-    They are read for each connection, as for threads: files of certificates change.
+    To read a system's certificates takes 50 ms. They are read for each connection, as for
+    threads: files of certificates change. The end of TLS is not agreed upon with a server
+    that may be silent.
     """
 
     ssl_context: Any
+    _writer: Any
     socket_connect_timeout: float | None
 
     async def _connect(self) -> None:
@@ -112,12 +122,18 @@ class _ReadsCertificatesInAThread:
             await asyncio.to_thread(self.ssl_context.get)
         await super()._connect()  # type: ignore[misc]
 
+    async def disconnect(self, *args: Any, **options: Any) -> None:
+        """Close the connection, at once."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+        await super().disconnect(*args, **options)  # type: ignore[misc]
+
 
 class _AnyConnection(_FirstThatAnswers, redis.Connection):
     """Without TLS."""
 
 
-class _SSLConnection(_ReadsCertificatesInAThread, redis.SSLConnection):
+class _SSLConnection(_HoldsUpNoLoop, redis.SSLConnection):
     """To one host, over TLS."""
 
 
@@ -125,7 +141,7 @@ class _AnySSLConnection(_FirstThatAnswers, _SSLConnection):
     """To one of several hosts, over TLS."""
 
 
-class _SSLConnectionToMaster(_ReadsCertificatesInAThread, sentinel.SentinelManagedSSLConnection):
+class _SSLConnectionToMaster(_HoldsUpNoLoop, sentinel.SentinelManagedSSLConnection):
     """To a master, over TLS."""
 
 

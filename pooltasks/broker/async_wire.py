@@ -30,11 +30,18 @@ class AsyncWire(asyncio.Protocol):
     Args:
         take: Is given key and value of each result that has come.
         heard: Called whenever something arrives.
+        refused: Is given the keys of results that the server refuses to tell of, and its error.
     """
 
-    def __init__(self, take: Callable[[bytes, bytes], None], heard: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        take: Callable[[bytes, bytes], None],
+        heard: Callable[[], None],
+        refused: Callable[[Sequence[bytes], Exception], None],
+    ) -> None:
         self._take = take
         self._heard = heard
+        self._refused = refused
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._stream: Any = None
@@ -106,6 +113,7 @@ class AsyncWire(asyncio.Protocol):
             asked = self._asked.popleft()
             if isinstance(message, Exception):
                 self.close()  # whoever opens it again asks again
+                self._refused(asked, message)
                 return
             found = zip(asked, message, strict=True) if asked else ()
             self._come.extend((key, value) for key, value in found if value is not None)
