@@ -46,7 +46,7 @@ class Results:
         """Monotonic seconds at which the server last said a word, or was first asked for one."""
         self._asked_at = 0.0
         self._failure = ""
-        """Why the last attempt to connect failed."""
+        """The reason for which the last attempt to connect failed."""
         self._wire = self._new_wire()
         self._begun = Gathering(self._subscribe)
         self._ended = Gathering(self._unsubscribe)

@@ -23,12 +23,12 @@ class Kinds:
 
     pool: Any
     of_hosts: Mapping[tuple[bool, bool], type]
-    """By whether there is TLS and whether there are several hosts."""
+    """Classes by whether there is TLS and whether there are several hosts."""
     on_socket: type
     sentinel: Any
     pool_of_master: Any
     of_master: Mapping[bool, type]
-    """By whether there is TLS."""
+    """Classes by whether there is TLS."""
 
 
 class OneOfSeveral:
@@ -81,4 +81,4 @@ OF_THREADS = Kinds(
     pool_of_master=SentinelConnectionPool,
     of_master={False: SentinelManagedConnection, True: SentinelManagedSSLConnection},
 )
-"""Those for threads; for event loops see ``broker/async_client.py``."""
+"""The classes for threads; for event loops see ``broker/async_client.py``."""

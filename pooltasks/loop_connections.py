@@ -53,7 +53,7 @@ class Connections:
 
     @cached_property
     def results(self) -> Results:
-        """What comes from the server of the results, which may be that of the operations.
+        """The results, whose server may be that of the operations.
 
         Raises:
             ConfigurationError: The results are on no Redis.

@@ -130,19 +130,19 @@ class _HoldsUpNoLoop:
 
 
 class _AnyConnection(_FirstThatAnswers, redis.Connection):
-    """Without TLS."""
+    """A connection to one of several hosts, without TLS."""
 
 
 class _SSLConnection(_HoldsUpNoLoop, redis.SSLConnection):
-    """To one host, over TLS."""
+    """A connection to one host, over TLS."""
 
 
 class _AnySSLConnection(_FirstThatAnswers, _SSLConnection):
-    """To one of several hosts, over TLS."""
+    """A connection to one of several hosts, over TLS."""
 
 
 class _SSLConnectionToMaster(_HoldsUpNoLoop, sentinel.SentinelManagedSSLConnection):
-    """To a master, over TLS."""
+    """A connection to a master, over TLS."""
 
 
 class _Sentinels(sentinel.Sentinel):
