@@ -12,16 +12,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
-import redis
 from kombu.utils.imports import symbol_by_name
 from kombu.utils.url import url_to_parts
 from redis.backoff import NoBackoff
 from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
+
+from pooltasks.connections import OF_THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import redis
+
+    from pooltasks.connections import Kinds
 
     Client = TypeVar("Client", bound=redis.Redis)
 
@@ -132,6 +136,19 @@ class Server:
             options |= {"username": self.username or None, "password": self.password or None}
         return options
 
+    def is_place_of(self, other: Server) -> bool:
+        """Return whether a connection to the one is as good as one to the other."""
+        one, another = (
+            replace(
+                each,
+                tls=None if each.tls is None else {"ssl_cert_reqs": "required", **each.tls},
+                sentinel_login={},
+                options={},
+            )
+            for each in (self, other)
+        )
+        return one == another
+
     @property
     def sentinel_options(self) -> dict[str, Any]:
         """The arguments of the clients of the Sentinels themselves."""
@@ -150,6 +167,33 @@ class Server:
             query["credential_provider"] = self.credential_provider
         return query
 
+    def pool(self, kinds: Kinds, **options: Any) -> Any:
+        """Return a pool of connections to the server; they are opened when they are used.
+
+        Args:
+            kinds: The classes that it is made of.
+            **options: As those of :meth:`client`.
+        """
+        sentinel_kwargs = {**self.sentinel_options, **options.pop("sentinel_kwargs", {})}
+        least = options.pop("min_other_sentinels", 0)
+        options = {**self.connection_options, **options}
+        if self.master_name:
+            sentinel = kinds.sentinel(
+                self.hosts, min_other_sentinels=least, sentinel_kwargs=sentinel_kwargs
+            )
+            options["connection_class"] = kinds.of_master[self.tls is not None]
+            return kinds.pool_of_master(self.master_name, sentinel, is_master=True, **options)
+        if self.path:
+            options |= {"connection_class": kinds.on_socket, "path": self.path}
+            options.pop("socket_keepalive", None)  # a socket of this host has none
+        else:
+            options["host"], options["port"] = self.hosts[0]
+            several = len(self.hosts) > 1
+            if several:
+                options["hosts"] = self.hosts
+            options["connection_class"] = kinds.of_hosts[self.tls is not None, several]
+        return kinds.pool(**options)
+
     def client(self, kind: type[Client], **options: Any) -> Client:
         """Return a client of the server; it connects when it is used.
 
@@ -158,69 +202,8 @@ class Server:
             **options: As redis-py's, and ``sentinel_kwargs`` and ``min_other_sentinels`` of
                 its ``Sentinel``.
         """
-        of_sentinels = {
-            "sentinel_kwargs": {**self.sentinel_options, **options.pop("sentinel_kwargs", {})},
-            "min_other_sentinels": options.pop("min_other_sentinels", 0),
-        }
-        options = {**self.connection_options, **options}
-        client: Client
-        if self.master_name:
-            options["connection_class"] = (
-                SentinelManagedConnection if self.tls is None else SentinelManagedSSLConnection
-            )
-            sentinel: Any = Sentinel(self.hosts, **of_sentinels)  # type: ignore[no-untyped-call]
-            client = sentinel.master_for(self.master_name, kind, **options)
-            return client
-        if self.path:
-            options |= {"connection_class": redis.UnixDomainSocketConnection, "path": self.path}
-            options.pop("socket_keepalive", None)  # a socket of this host has none
-        else:
-            host, port = self.hosts[0]
-            options |= {"host": host, "port": port}
-            several = len(self.hosts) > 1
-            if several:
-                options["hosts"] = self.hosts
-            options["connection_class"] = _CONNECTIONS[self.tls is not None, several]
-        pool = redis.ConnectionPool(**options)
-        client = kind.from_pool(pool)  # type: ignore[assignment]
+        client: Client = kind.from_pool(self.pool(OF_THREADS, **options))  # type: ignore[assignment]
         return client
-
-
-class _FirstThatAnswers:
-    """A connection to the first of several hosts that answers."""
-
-    def __init__(self, *, hosts: tuple[tuple[str, int], ...], **options: Any) -> None:
-        self._hosts = hosts
-        super().__init__(**options)
-
-    def _connect(self) -> Any:
-        error: OSError | None = None
-        connect = super()._connect  # type: ignore[misc]
-        for host, port in self._hosts:
-            self.host, self.port = host, port
-            try:
-                return connect()
-            except OSError as its:
-                error = its
-        assert error is not None  # noqa: S101  there is a host
-        raise error
-
-
-class _AnyConnection(_FirstThatAnswers, redis.Connection):
-    """Without TLS."""
-
-
-class _AnySSLConnection(_FirstThatAnswers, redis.SSLConnection):
-    """A connection over TLS."""
-
-
-_CONNECTIONS: dict[tuple[bool, bool], type] = {
-    (False, False): redis.Connection,
-    (False, True): _AnyConnection,
-    (True, False): redis.SSLConnection,
-    (True, True): _AnySSLConnection,
-}
-"""Classes of connections, by whether there is TLS and whether there are several hosts."""
 
 
 def read(url: str) -> Server:

@@ -8,45 +8,31 @@ hears of results. Both are opened at their first use, and closed when
 
 from __future__ import annotations
 
-import asyncio
-import time
 from bisect import bisect
-from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-from weakref import WeakKeyDictionary
 
 from celery._state import app_or_default, get_current_worker_task
-from celery.backends.redis import RedisBackend
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as SilenceError
 from vine import promise
 
-from pooltasks import address
-from pooltasks.awaiting import Results
-from pooltasks.broker.admission import ADMIT, controlled, entry_of, is_controlled, told_apart
-from pooltasks.broker.async_client import client_of
+from pooltasks.broker.admission import controlled, entry_of, is_controlled, told_apart
 from pooltasks.broker.captured import Captured
 from pooltasks.broker.client import key_prefix
 from pooltasks.broker.message import Message
 from pooltasks.broker.publishing import checked, covering, publisher_of
 from pooltasks.broker.queues import lists_of
-from pooltasks.broker.unconnected import UnconnectedForms
-from pooltasks.errors import ConfigurationError
-from pooltasks.gathering import Gathering
+from pooltasks.loop_connections import of_this_loop, redis_backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from celery import Celery
 
-    from pooltasks.broker.admission import Admission, Entry, Verdict
-
-_ERRORS = (RedisError, OSError)
+    from pooltasks.broker.admission import Entry
+    from pooltasks.loop_connections import Connections
 
 
 class AwaitableResult(AsyncResult):
@@ -84,9 +70,9 @@ class AwaitableResult(AsyncResult):
         if _is_local(app):
             return self.get(disable_sync_subtasks=False)  # the result is there, or never comes
         if not self._cache:
-            backend = _redis_backend(app)
+            backend = redis_backend(app)
             key = backend.get_key_for_task(self.id)
-            stored = await (await _of_this_loop(app)).results.final(key, backend)
+            stored = await (await of_this_loop(app)).results.final(key, backend)
             self._set_cache(backend.meta_from_decoded(stored))
             if "on_ready" in vars(self):
                 self.on_ready(self)
@@ -114,7 +100,7 @@ async def apply_async(
     deadline = options.pop("deadline", None)
     if _is_local(app):
         return _awaitable(task, task.apply_async(args, kwargs, deadline=deadline, **options).id)
-    connections = await _of_this_loop(app)
+    connections = await of_this_loop(app)
     args, kwargs = checked(task, args, kwargs)
     options = task.addressed(options, deadline)
     if is_controlled(task, options["queue"]):
@@ -128,7 +114,7 @@ async def apply_async(
 
 
 async def _publish_filled_in(
-    connections: _Connections, task: Any, args: Any, kwargs: Any, options: dict[str, Any]
+    connections: Connections, task: Any, args: Any, kwargs: Any, options: dict[str, Any]
 ) -> AwaitableResult | None:
     """Publish a message that is a form filled in; return None if Celery has to make it."""
     publisher = covering(task, options)
@@ -161,7 +147,7 @@ async def submit_many(
     app = task.app
     if _is_local(app):
         return [await apply_async(task, *call, dict(options)) for call in calls]
-    connections = await _of_this_loop(app)
+    connections = await of_this_loop(app)
     its = dict(options)
     deadline = its.pop("deadline", None)
     queue = options.get("queue")
@@ -177,7 +163,7 @@ async def submit_many(
 
 
 async def _admit(
-    connections: _Connections, task: Any, calls: Sequence[tuple[Any, Any]], options: dict[str, Any]
+    connections: Connections, task: Any, calls: Sequence[tuple[Any, Any]], options: dict[str, Any]
 ) -> list[AwaitableResult]:
     """Publish calls under the controls of their pool, all of them or none."""
     made, entries = [], []
@@ -207,8 +193,8 @@ async def forget(result: AwaitableResult) -> None:
     if _is_local(app):
         result.forget()
         return
-    key = _redis_backend(app).get_key_for_task(result.id)
-    await (await _of_this_loop(app)).results.client.delete(key)
+    key = redis_backend(app).get_key_for_task(result.id)
+    await (await of_this_loop(app)).forget(key)
 
 
 def _is_local(app: Celery) -> bool:
@@ -256,122 +242,3 @@ class _Call(Captured):
         steps = self._app.conf.broker_transport_options.get("priority_steps", (0, 3, 6, 9))
         names = lists_of(self._app, self.routing_key)
         return f"{key_prefix(self._app)}{names[bisect(steps, self.priority) - 1]}".encode()
-
-
-class _Connections:
-    """The connections of one application on one loop."""
-
-    def __init__(self, app: Celery) -> None:
-        extension = app.pooltasks
-        server = address.read(extension.settings.redis_url.get_secret_value())
-        self.forms = UnconnectedForms(app)
-        self._clock = extension.clock
-        silence = extension.publish_timeout
-        self._client = client_of(server, silence, **extension.connection_options)
-        results = _results_server(app, server)
-        self.results = Results(self._client if results == server else client_of(results, silence))
-        self._pushed = Gathering(self._push)
-        self._timed = Gathering(self._ask_time)
-
-    async def publish(self, place: bytes, texts: list[bytes]) -> None:
-        """Put messages on a list.
-
-        Raises:
-            kombu.exceptions.OperationalError: They may not have been put there.
-        """
-        try:
-            await self._pushed.put((place, texts))
-        except _ERRORS as error:
-            raise OperationalError(str(error)) from error
-
-    async def admit(self, admission: Admission, entries: Sequence[Entry]) -> Verdict:
-        """Publish operations if the server admits all of them.
-
-        Raises:
-            kombu.exceptions.OperationalError: They may have been published or not.
-        """
-        names, arguments = admission.call(entries, takes_part=False)
-        try:
-            answer = await self._client.register_script(ADMIT.text)(keys=names, args=arguments)
-        except _ERRORS as error:
-            raise OperationalError(str(error)) from error
-        return admission.verdict(answer)
-
-    async def _push(
-        self, messages: list[tuple[bytes, list[bytes]]]
-    ) -> Sequence[int | BaseException]:
-        """Put messages on their lists, with one command for each list."""
-        texts: dict[bytes, list[bytes]] = {}
-        for place, its in messages:
-            texts.setdefault(place, []).extend(its)
-        answers: dict[bytes, int | BaseException] = {}
-        for place, its in texts.items():
-            try:
-                answers[place] = await self._client.lpush(place, *its)
-            except SilenceError:
-                raise  # tasks that joined meanwhile have waited for a silent server, too
-            except _ERRORS as error:
-                answers[place] = error
-        return [answers[place] for place, _ in messages]
-
-    async def learn_the_time(self) -> None:
-        """Ask the server for its time, where that is due."""
-        if not self._clock.is_due():
-            return
-        with suppress(*_ERRORS):  # the next publication notices it
-            await self._timed.put(None)
-
-    async def _ask_time(self, askers: list[None]) -> list[None]:
-        if self._clock.is_due():
-            sent = time.monotonic()
-            seconds, microseconds = await self._client.time()
-            self._clock.observe(seconds + microseconds / 1e6, sent, time.monotonic())
-        return askers
-
-    async def close(self) -> None:
-        """Close both."""
-        await self.results.close()
-        await self._client.aclose()
-
-
-_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, Any]] = WeakKeyDictionary()
-
-
-async def _of_this_loop(app: Celery) -> _Connections:
-    """Return the connections of an application on the loop that runs; they know the time."""
-    of_loop = _loops.setdefault(asyncio.get_running_loop(), {})
-    key = id(app.pooltasks)
-    if key not in of_loop:
-        connections = _Connections(app)
-        closing = _closed_at_the_end(connections)
-        of_loop[key] = connections, closing
-        await anext(closing)
-    found: _Connections = of_loop[key][0]
-    await found.learn_the_time()
-    return found
-
-
-async def _closed_at_the_end(connections: _Connections) -> AsyncGenerator[None]:
-    # asyncio.run() ends running generators before it closes the loop.
-    try:
-        yield
-    finally:
-        await connections.close()
-
-
-def _redis_backend(app: Celery) -> RedisBackend:
-    backend = app.backend
-    if not isinstance(backend, RedisBackend):
-        raise ConfigurationError(
-            f"`await` needs a result backend on Redis, and this application's is "
-            f"{type(backend).__name__}. Wait in a thread: await asyncio.to_thread(result.get)."
-        )
-    return backend
-
-
-def _results_server(app: Celery, broker: address.Server) -> address.Server:
-    """Return the server of the results: that of the operations, or that of the backend's URL."""
-    backend = _redis_backend(app)
-    if not backend.url or backend.url.startswith("sentinel:"):
-        return broker
-    return address.read(backend.url)

@@ -11,10 +11,14 @@ from celery.states import READY_STATES
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from pooltasks.broker.async_client import close
 from pooltasks.broker.async_wire import AsyncWire
+from pooltasks.broker.pause import is_passing
 from pooltasks.gathering import IN_A_TURN, Gathering
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from redis import asyncio as redis
 
 _ERRORS = (RedisError, OSError)
@@ -22,6 +26,8 @@ _LOOK = 0.2
 """Seconds between looks whether the connection is there and the server says something."""
 _SILENCE = 2.0
 """Seconds after which a silent server is asked whether it is there."""
+_LEAVE = 3.5
+"""Seconds after which a silent connection is left: a new one may work, where one was forgotten."""
 _PATIENCE = 5.0
 """Seconds without a word of the server after which nobody waits any longer."""
 
@@ -39,9 +45,14 @@ class Results:
         self._heard_at = 0.0
         """Monotonic seconds at which the server last said a word, or was first asked for one."""
         self._asked_at = 0.0
-        self._wire = AsyncWire(self._tell, self._hear)
+        self._failure = ""
+        """The reason for which the last attempt to connect failed."""
+        self._wire = self._new_wire()
         self._begun = Gathering(self._subscribe)
         self._ended = Gathering(self._unsubscribe)
+
+    def _new_wire(self) -> AsyncWire:
+        return AsyncWire(self._tell, self._hear, self._refuse)
 
     async def final(self, key: bytes, backend: Any) -> Any:
         """Return a final result as it is stored, decoded, when there is one.
@@ -84,8 +95,13 @@ class Results:
         async with self._turn:
             if self._wire.is_open:
                 return
-            wire = AsyncWire(self._tell, self._hear)
-            await wire.open(self.client.connection_pool)
+            wire = self._new_wire()
+            try:
+                await wire.open(self.client.connection_pool)
+            except _ERRORS as error:
+                self._failure = f" {error}"
+                raise
+            self._failure = ""
             self._wire = wire
             if self._waiting:
                 wire.subscribe([*self._waiting])
@@ -105,6 +121,8 @@ class Results:
                 elif silent > _SILENCE and self._asked_at < self._heard_at:
                     self._asked_at = time.monotonic()
                     self._wire.ping()
+                elif silent > _LEAVE:
+                    self._wire.close()
         finally:
             if connecting is not None:
                 connecting.cancel()
@@ -121,7 +139,9 @@ class Results:
         for number, future in enumerate(present, 1):
             if not future.done():
                 future.set_exception(
-                    OperationalError(f"The server could not be heard for {_PATIENCE:g} s.")
+                    OperationalError(
+                        f"The server could not be heard for {_PATIENCE:g} s.{self._failure}"
+                    )
                 )
             if number % IN_A_TURN == 0:
                 await asyncio.sleep(0)
@@ -133,12 +153,28 @@ class Results:
     def _tell(self, key: bytes, payload: bytes) -> None:
         if key not in self._waiting:
             return
-        stored = self._backend.decode(payload)
+        try:
+            stored = self._backend.decode(payload)
+        except Exception as error:  # noqa: BLE001  whatever a serializer raises
+            self._fail(key, error)
+            return
         if stored["status"] not in READY_STATES:
             return
         for future in self._waiting[key]:
             if not future.done():
                 future.set_result(stored)
+
+    def _refuse(self, keys: Sequence[bytes], error: Exception) -> None:
+        """Tell those who wait that the server refuses for good to be asked for their results."""
+        if is_passing(error) or str(error).startswith("LOADING"):
+            return  # it is asked again over the next connection
+        for key in keys:
+            self._fail(key, OperationalError(str(error)))
+
+    def _fail(self, key: bytes, error: Exception) -> None:
+        for future in self._waiting.get(key, ()):
+            if not future.done():
+                future.set_exception(error)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -148,4 +184,4 @@ class Results:
             await asyncio.gather(self._watcher, return_exceptions=True)
         async with self._turn:
             self._wire.close()
-        await self.client.aclose()
+        await close(self.client)

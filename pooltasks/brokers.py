@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kombu.utils.url import url_to_parts
+from redis import SSLConnection
 
 from pooltasks.address import PORTS, Server, read_database, read_option, read_tls
 
@@ -54,9 +55,8 @@ def server_of(connection: Connection) -> tuple[Server, dict[str, Any]]:
     tls: dict[str, Any] | None = None
     # kombu ignores a value that is no mapping, and connects without TLS then.
     if isinstance(connection.ssl, Mapping) and connection.ssl and not path:
-        tls = {}
-        for name, value in read_tls(connection.ssl).items():
-            (tls if isinstance(value, _SIMPLE) else objects)[name] = value
+        tls, its = _told_apart(connection.ssl)
+        objects |= its
     server = Server(
         hosts=()
         if path
@@ -67,21 +67,68 @@ def server_of(connection: Connection) -> tuple[Server, dict[str, Any]]:
         password="" if provider else login[1],
         tls=tls,
         credential_provider=provider if isinstance(provider, str) else "",
-        master_name=str(transport.get("master_name") or "") if is_sentinel else "",
         options={key: read_option(key, value) for key, value in query.items()},
     )
     if is_sentinel:
+        server, its = _of_sentinels(server, transport)
+        objects |= its
         if not server.master_name:
             raise ValueError(
                 "broker_transport_options has no master_name, by which Sentinels know it"
             )
-        own = dict(transport.get("sentinel_kwargs") or {})
-        names = [name for name in ("username", "password") if isinstance(own.get(name), str)]
-        server = replace(server, sentinel_login={name: own.pop(name) for name in names})
-        objects |= {"sentinel_kwargs": own} if own else {}
-        least = transport.get("min_other_sentinels")
-        objects |= {"min_other_sentinels": least} if least else {}
     return server, objects
+
+
+def server_of_results(backend: Any) -> tuple[Server, dict[str, Any]]:
+    """Return the server that a result backend of Celery's on Redis goes to; as :func:`server_of`.
+
+    Args:
+        backend: The backend. It has read its URL, ``redis_backend_use_ssl`` and the other settings.
+    """
+    given = backend.connparams
+    hosts = given.get("hosts")
+    has_tls = "connection_class" in given and issubclass(given["connection_class"], SSLConnection)
+    tls, objects = _told_apart({key: given[key] for key in given if key.startswith("ssl_")})
+    server = Server(
+        hosts=()
+        if given.get("path")
+        else tuple((each["host"], int(each["port"])) for each in hosts or [given]),
+        path=given.get("path", ""),
+        database=int(given.get("db") or 0),
+        username=given.get("username") or "",
+        password=given.get("password") or "",
+        tls=tls if has_tls else None,
+    )
+    if "credential_provider" in given:
+        objects["credential_provider"] = given["credential_provider"]
+    if hosts:
+        server, its = _of_sentinels(server, backend._transport_options)  # noqa: SLF001  Celery's
+        objects |= its
+    return server, objects
+
+
+def _told_apart(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of TLS that a URL may have, and those that are objects."""
+    options = read_tls(given)
+    tls = {name: value for name, value in options.items() if isinstance(value, _SIMPLE)}
+    return tls, {name: value for name, value in options.items() if name not in tls}
+
+
+def _of_sentinels(server: Server, transport: Mapping[str, Any]) -> tuple[Server, dict[str, Any]]:
+    """Return a server that Sentinels know, and the options of their clients that are objects.
+
+    Args:
+        server: The server so far.
+        transport: The transport options of the broker, or of the backend.
+    """
+    own = dict(transport.get("sentinel_kwargs") or {})
+    names = [name for name in ("username", "password") if isinstance(own.get(name), str)]
+    login = {name: own.pop(name) for name in names}
+    objects: dict[str, Any] = {"sentinel_kwargs": own} if own else {}
+    least = transport.get("min_other_sentinels")
+    objects |= {"min_other_sentinels": least} if least else {}
+    master = str(transport.get("master_name") or "")
+    return replace(server, master_name=master, sentinel_login=login), objects
 
 
 def _hosts(connection: Connection, host: str, default_port: int) -> tuple[tuple[str, int], ...]:

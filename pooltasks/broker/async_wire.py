@@ -30,11 +30,18 @@ class AsyncWire(asyncio.Protocol):
     Args:
         take: Is given key and value of each result that has come.
         heard: Called whenever something arrives.
+        refused: Is given the keys of results that the server refuses to tell of, and its error.
     """
 
-    def __init__(self, take: Callable[[bytes, bytes], None], heard: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        take: Callable[[bytes, bytes], None],
+        heard: Callable[[], None],
+        refused: Callable[[Sequence[bytes], Exception], None],
+    ) -> None:
         self._take = take
         self._heard = heard
+        self._refused = refused
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._stream: Any = None
@@ -56,15 +63,20 @@ class AsyncWire(asyncio.Protocol):
         """Connect.
 
         Args:
-            pool: Where redis-py's connection comes from; it never goes back.
+            pool: What makes redis-py's connection; it never gets to know it.
 
         Raises:
             redis.RedisError: The server is away.
         """
-        connection = await pool.get_connection()
-        if int(connection.protocol) != _RESP3:
-            await connection.send_command("HELLO", _RESP3)
-            await connection.read_response()
+        connection = pool.make_connection()
+        try:
+            await connection.connect()
+            if int(connection.protocol) != _RESP3:
+                await connection.send_command("HELLO", _RESP3)
+                await connection.read_response()
+        except BaseException:  # a cancellation, too
+            await connection.disconnect(nowait=True)
+            raise
         self._stream = connection._writer  # noqa: SLF001  there is no other way to it
         self._transport = self._stream.transport
         self._transport.set_protocol(self)
@@ -101,6 +113,7 @@ class AsyncWire(asyncio.Protocol):
             asked = self._asked.popleft()
             if isinstance(message, Exception):
                 self.close()  # whoever opens it again asks again
+                self._refused(asked, message)
                 return
             found = zip(asked, message, strict=True) if asked else ()
             self._come.extend((key, value) for key, value in found if value is not None)
