@@ -8,6 +8,8 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from pooltasks.metrics.error_text import masked
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -87,7 +89,7 @@ def last_reason(letters: Sequence[DeadLetter]) -> str | None:
     if not letters:
         return None
     letter = max(letters, key=lambda its: its.at)
-    text = " ".join(letter.reason.split())
+    text = " ".join(masked(letter.reason).split())
     if letter.operation and letter.operation not in text:
         text = f"{letter.operation}: {text}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
