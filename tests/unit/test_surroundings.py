@@ -78,6 +78,17 @@ def test_an_optimizer_that_decides_nothing_about_what_nodes_wrote_has_stopped(
     assert look(client, None).undecided is None  # there never was one
 
 
+def test_an_optimizer_that_takes_no_turn_has_stopped_whatever_nodes_write(
+    client: fakeredis.FakeRedis,
+) -> None:
+    client.hset(keys.optimizer("shop"), "token", "98000")
+    assert look(client, decision(97.6)).undecided is None
+    client.hset(keys.optimizer("shop"), "token", "97400")
+    assert look(client, decision(98.0)).undecided == 2.5
+    assert look(client, decision(98.0), optimization_interval=2).undecided is None
+    assert look(client, decision(98.0), enable_optimizer=False).undecided is None
+
+
 def test_hosts_are_full_if_the_optimizer_wants_more_than_they_have_room_for(
     client: fakeredis.FakeRedis,
 ) -> None:
