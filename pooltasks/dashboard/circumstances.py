@@ -8,6 +8,7 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from pooltasks.keys import CONTROL_POOL
 from pooltasks.metrics.error_text import masked
 
 if TYPE_CHECKING:
@@ -34,10 +35,16 @@ def full_server(memory: ServerMemory) -> str:
     )
 
 
-def circumstances(pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
+def start_node(application: str, pool: str) -> str:
+    """Return the command that starts a node."""
+    return f"celery -A {quote(application)} worker -Q pool.{pool}"
+
+
+def circumstances(application: str, pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
     """Return what keeps a pool from being sized as it should, and who floods it.
 
     Args:
+        application: The name by which Celery's commands know the application.
         pool: The pool.
         its: What the pool depends on.
     """
@@ -48,7 +55,7 @@ def circumstances(pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
         )
         yield (
             f"the optimizer wants {its.wanted} workers, and the hosts are full: {rooms}",
-            f"Start a node on another host: celery -A … worker -Q pool.{pool}",
+            f"Start a node on another host: {start_node(application, pool)}",
         )
     if its.undecided is not None:
         yield (
@@ -57,8 +64,8 @@ def circumstances(pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
                 "the pool keeps its size"
             ),
             (
-                "Start beat (celery -A … beat), or the control node (celery -A … worker -Q "
-                "pool.control)"
+                f"Start beat (celery -A {quote(application)} beat), or the control node "
+                f"({start_node(application, CONTROL_POOL)})"
             ),
         )
     if its.flood is not None:

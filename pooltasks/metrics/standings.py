@@ -137,8 +137,9 @@ class Standings:
             its_limited = limited.operations(next(replies))
             decision, turn = last_decision(next(replies)), last_turn(next(replies))
             rollout = _rollout(next(replies))
-            known = totals, named, dead, failures, its_limited, decision, turn, rollout
-            yield _Reading(*reading, *known)
+            yield _Reading(
+                *reading, totals, named, dead, failures, its_limited, decision, turn, rollout
+            )
 
     def _a_window_before(
         self, now: float, totals: dict[str, Totals | None]

@@ -84,7 +84,8 @@ def assert_masked(text: str) -> None:
     assert [secret for secret in SECRETS if secret in text] == []
 
 
-def test_the_commands_tell_no_secret(app: PoolApp, store: DeadLetters) -> None:
+@pytest.mark.usefixtures("store")
+def test_the_commands_tell_no_secret(app: PoolApp) -> None:
     for arguments in (["list", "code"], ["show", "code", "one"]):
         assert_masked(run(app, *arguments))
         assert_masked(run(app, *arguments, "--json"))
@@ -108,9 +109,8 @@ def test_the_verdict_and_inspect_tell_no_secret(
     assert_masked(json.dumps(places_of(app, "one")))
 
 
-def test_a_letter_is_sent_again_as_it_was(
-    app: PoolApp, store: DeadLetters, client: redis.Redis
-) -> None:
+@pytest.mark.usefixtures("store")
+def test_a_letter_is_sent_again_as_it_was(app: PoolApp, client: redis.Redis) -> None:
     assert run(app, "retry", "code", "one") == "1 sent again\n"
     sent: Any = client.lpop(QUEUE)
     assert json.loads(sent)["body"] == json.loads(message())["body"]
