@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,12 @@ from pooltasks.counted import counted
 from pooltasks.errors import DeadLetterNotFoundError
 from pooltasks.keys import CONTROL_POOL, queue
 from pooltasks.metrics.error_text import masked, told_arguments
+from pooltasks.metrics.message_text import (
+    arguments_of,
+    masked_attempts,
+    told_letter,
+    told_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,7 +232,7 @@ def _at_nodes(app: Celery, operation_id: str) -> list[Place]:
                     "worker": worker,
                     "seconds": seconds,
                     "since": since if running else None,
-                    "arguments": _told(app, name, args, kwargs),
+                    "arguments": told_of(app, name, args, kwargs),
                     "text": f"{node} {does} {name}{how}.",
                 }
             )
@@ -287,22 +292,22 @@ def _result(app: Celery, operation_id: str) -> list[Place]:
 
 def _dead(app: Celery, pool: str, operation_id: str) -> list[Place]:
     try:
-        letter, message = DeadLetters(redis_client(app), queue(pool)).show(operation_id)
+        whole, message = DeadLetters(redis_client(app), queue(pool)).show(operation_id)
     except DeadLetterNotFoundError:
         return []
-    payload = _payload(message, operation_id)
+    letter, payload = told_letter(whole), _payload(message, operation_id)
     return [
         {
             "state": "dead letter",
             "pool": pool,
             "operation": letter.operation,
-            "reason": masked(letter.reason),
+            "reason": letter.reason,
             "since": letter.at,
             "deliveries": letter.deliveries,
-            "attempts": [{**each, "error": masked(each["error"])} for each in letter.history],
-            "arguments": None if payload is None else _arguments(app, payload),
+            "attempts": letter.history,
+            "arguments": None if payload is None else arguments_of(app, payload),
             "text": f"{letter.operation or 'It'} is a dead letter of the pool {pool}: "
-            f"{masked(letter.reason)}. Look: pooltasks dead show {pool} {operation_id}",
+            f"{letter.reason}. Look: pooltasks dead show {pool} {operation_id}",
         }
     ]
 
@@ -350,8 +355,8 @@ def _past(app: Celery, payload: Place) -> Place:
     return {
         "retries": headers.get("retries") or 0,
         "deliveries": deliveries_of(headers),
-        "attempts": [{**each, "error": masked(each["error"])} for each in attempts_of(headers)],
-        "arguments": _arguments(app, payload),
+        "attempts": masked_attempts(attempts_of(headers)),
+        "arguments": arguments_of(app, payload),
     }
 
 
@@ -369,25 +374,6 @@ def _in_words(payload: Place, *, waits: bool = True) -> str:
     if attempts:
         text += f" The last error: {masked(attempts[-1]['error'])}"
     return text
-
-
-def _arguments(app: Celery, payload: Place) -> str | None:
-    """Return the arguments in a message, as they may be told; None if they cannot be read."""
-    try:
-        args, kwargs, _ = json.loads(base64.b64decode(payload["body"], validate=True))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None  # encrypted, compressed, or of a plain Celery client
-    return _told(app, payload["headers"].get("task"), args, kwargs)
-
-
-def _told(app: Celery, name: Any, args: Any, kwargs: Any) -> str | None:
-    if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
-        return None
-    task = app.tasks.get(name)
-    if task is not None:
-        return told_arguments(task.run, args, kwargs)
-    # Where the function is not imported, its parameters have no names that would tell a secret.
-    return ", ".join([*("…" for _ in args), told_arguments(None, (), kwargs)]).rstrip(", ")
 
 
 def _lasting(seconds: float) -> str:

@@ -16,6 +16,7 @@ from pooltasks.cli.errors import letters_of
 from pooltasks.cli.options import json_option
 from pooltasks.counted import counted
 from pooltasks.keys import queue
+from pooltasks.metrics.message_text import arguments_in, told_letter, told_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,8 @@ def dead() -> None:
 @click.pass_obj
 def list_(context: CLIContext, pool: str, reason: str, operation: str, as_json: bool) -> None:
     """List the dead letters of POOL, the latest first."""
-    letters = _letters(context, pool).list(reason=reason, operation=operation)
+    found = _letters(context, pool).list(reason=reason, operation=operation)
+    letters = [told_letter(letter) for letter in found]
     if as_json:
         click.echo(json.dumps([asdict(letter) for letter in letters], indent=2))
         return
@@ -56,15 +58,21 @@ def list_(context: CLIContext, pool: str, reason: str, operation: str, as_json: 
 @json_option
 @click.pass_obj
 def show(context: CLIContext, pool: str, letter: str, as_json: bool) -> None:
-    """Show the dead letter with the id LETTER, its failed attempts and its original message."""
-    its, message = _letters(context, pool).show(letter)
-    text = message.decode(errors="backslashreplace")
+    """Show the dead letter with the id LETTER, its failed attempts, arguments and message.
+
+    Secrets are masked, and the message is shown without its body.
+    """
+    whole, message = _letters(context, pool).show(letter)
+    its, text = told_letter(whole), told_message(message)
+    arguments = arguments_in(context.app, message)
     if as_json:
-        click.echo(json.dumps({**asdict(its), "message": text}, indent=2))
+        shown = {**asdict(its), "arguments": arguments, "message": text}
+        click.echo(json.dumps(shown, indent=2))
     else:
         click.echo(_line(its))
         for attempt in its.history:
             click.echo(f"  {_time(attempt['at'])}  {attempt['error']}")
+        click.echo(f"  arguments: {'not known' if arguments is None else arguments}")
         click.echo(text)
 
 

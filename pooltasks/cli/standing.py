@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pooltasks.broker.asking import ask
 from pooltasks.broker.client import redis_client
 from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.broker.queues import waiting_in
@@ -75,11 +76,13 @@ def _standing(app: Celery, name: str, nodes: Mapping[str, Mapping[str, Any]]) ->
     )
     from pooltasks.dashboard.verdict import (
         Evidence,
+        celery_name,
         draining_nodes,
         lost_nodes,
         verdict,
         warm_up_failure,
     )
+    from pooltasks.dashboard.watch import silent_nodes
     from pooltasks.metrics.counts import Counts
     from pooltasks.metrics.error_groups import ErrorGroups, worst
     from pooltasks.metrics.rollout_store import RolloutStore
@@ -93,6 +96,10 @@ def _standing(app: Celery, name: str, nodes: Mapping[str, Mapping[str, Any]]) ->
     store = SampleStore(client, name, lists, pool.settings.objective)
     ((queue, last, _),) = read_last(client, [store])
     own = {node: status for node, status in nodes.items() if status["pool"] == name}
+    # A node at rest writes seldom: one that did not answer is asked once more.
+    quiet = silent_nodes(metrics.nodes, {celery_name(its) for its in metrics.nodes} - own.keys())
+    again = ask(app, "pool_status", list(quiet)) if nodes else quiet
+    silent = {node: seconds for node, seconds in quiet.items() if node not in again}
     letters = DeadLetters(client, pool.queue).list()
     lately = recent_dead(letters, metrics.at - WINDOW)
     counts = Counts.merged(one.sample.counts for its in samples.values() for one in its)
@@ -105,7 +112,11 @@ def _standing(app: Celery, name: str, nodes: Mapping[str, Mapping[str, Any]]) ->
         pool.settings,
         metrics,
         waits=counts.wait if samples else None,
-        lost={node: for_s for node, for_s in lost_nodes(last, queue.at).items() if node not in own},
+        lost={
+            node: seconds
+            for node, seconds in (lost_nodes(last, queue.at) | silent).items()
+            if node not in own
+        },
         draining=draining_nodes(metrics.nodes, own),
         set_aside=len(lately),
         last_reason=last_reason(lately),
@@ -123,6 +134,7 @@ def _standing(app: Celery, name: str, nodes: Mapping[str, Mapping[str, Any]]) ->
             decision=decision,
         ),
         rollout=RolloutStore(client, name).read(),
+        application=app.main or "pooltasks",
     )
     return Standing(
         evidence,

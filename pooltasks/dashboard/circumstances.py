@@ -8,6 +8,9 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from pooltasks.keys import CONTROL_POOL
+from pooltasks.metrics.error_text import masked
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -32,10 +35,16 @@ def full_server(memory: ServerMemory) -> str:
     )
 
 
-def circumstances(pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
+def start_node(application: str, pool: str) -> str:
+    """Return the command that starts a node."""
+    return f"celery -A {quote(application)} worker -Q pool.{pool}"
+
+
+def circumstances(application: str, pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
     """Return what keeps a pool from being sized as it should, and who floods it.
 
     Args:
+        application: The name by which Celery's commands know the application.
         pool: The pool.
         its: What the pool depends on.
     """
@@ -46,7 +55,7 @@ def circumstances(pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
         )
         yield (
             f"the optimizer wants {its.wanted} workers, and the hosts are full: {rooms}",
-            f"Start a node on another host: celery -A … worker -Q pool.{pool}",
+            f"Start a node on another host: {start_node(application, pool)}",
         )
     if its.undecided is not None:
         yield (
@@ -55,8 +64,8 @@ def circumstances(pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
                 "the pool keeps its size"
             ),
             (
-                "Start beat (celery -A … beat), or the control node (celery -A … worker -Q "
-                "pool.control)"
+                f"Start beat (celery -A {quote(application)} beat), or the control node "
+                f"({start_node(application, CONTROL_POOL)})"
             ),
         )
     if its.flood is not None:
@@ -87,7 +96,7 @@ def last_reason(letters: Sequence[DeadLetter]) -> str | None:
     if not letters:
         return None
     letter = max(letters, key=lambda its: its.at)
-    text = " ".join(letter.reason.split())
+    text = " ".join(masked(letter.reason).split())
     if letter.operation and letter.operation not in text:
         text = f"{letter.operation}: {text}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

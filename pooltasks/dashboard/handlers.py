@@ -250,7 +250,7 @@ class DeadLetterText(LetterHandler):
         self.settings_of_pool(pool)
         letter = self.get_argument("id", required=True, escape=False)
         try:
-            self.write(await self.waiting(letters.shown, self.store(pool), letter))
+            self.write(await self.waiting(letters.shown, self.capp, self.store(pool), letter))
         except DeadLetterNotFoundError as error:
             raise HTTPError(404, "%s", error) from error
 

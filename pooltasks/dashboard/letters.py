@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import time
 from dataclasses import asdict
@@ -12,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pooltasks import keys
 from pooltasks.broker.dead_letters import DeadLetters
 from pooltasks.dashboard.circumstances import recent_dead
+from pooltasks.metrics.message_text import arguments_in, told_letter, told_message
 
 if TYPE_CHECKING:
     import redis
+    from celery import Celery
 
     from pooltasks.broker.dead_letters import DeadLetter
 
@@ -89,14 +89,21 @@ def listed(store: DeadLetters, reason: str, operation: str) -> dict[str, Any]:
     return {
         "matching": len(letters) if is_filtered else store.count(),
         "letters": [
-            {name: _cut(value, _SHORT) for name, value in asdict(letter).items()}
+            {name: _cut(value, _SHORT) for name, value in asdict(told_letter(letter)).items()}
             for letter in letters[:MOST]
         ],
     }
 
 
-def shown(store: DeadLetters, identifier: str) -> dict[str, Any]:
+def shown(app: Celery, store: DeadLetters, identifier: str) -> dict[str, Any]:
     """Return a letter with its ``message``, and the ``arguments`` in it if they can be read.
+
+    Secrets are masked.
+
+    Args:
+        app: The application.
+        store: The letters of a pool.
+        identifier: The letter's id.
 
     Raises:
         DeadLetterNotFoundError: There is no such letter.
@@ -104,20 +111,11 @@ def shown(store: DeadLetters, identifier: str) -> dict[str, Any]:
     """
     letter, message = store.show(identifier)
     texts = {
-        **asdict(letter),
-        "message": message.decode(errors="backslashreplace"),
-        "arguments": _arguments(message),
+        **asdict(told_letter(letter)),
+        "message": told_message(message),
+        "arguments": arguments_in(app, message),
     }
     return {name: _cut(value, _LONG) for name, value in texts.items()}
-
-
-def _arguments(message: bytes) -> str | None:
-    try:
-        body = json.loads(base64.b64decode(json.loads(message)["body"], validate=True))
-        args, kwargs, _ = body
-        return json.dumps({"args": args, "kwargs": kwargs}, indent=2, ensure_ascii=False)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None  # its sender wrote it in another way, or it is not readable at all
 
 
 def _cut(value: Any, most: int) -> Any:

@@ -26,6 +26,7 @@ from pooltasks.dashboard.verdict import (
     lost_nodes,
     warm_up_failure,
 )
+from pooltasks.dashboard.watch import silent_nodes
 from pooltasks.metrics.collector import LEASE, PRESENT, Collector, covered, health_of, wanted_of
 from pooltasks.metrics.rollout_store import RolloutStore
 from pooltasks.metrics.surroundings import look_around
@@ -209,7 +210,7 @@ class PoolReader:
             self.pool.settings,
             metrics,
             waits=self._counted[window].wait if metrics.work.operations is not None else None,
-            lost=lost_nodes(samples, metrics.at),
+            lost=lost_nodes(samples, metrics.at) | silent_nodes(metrics.nodes, self._watch.mute()),
             draining=draining_nodes(metrics.nodes, said),
             set_aside=len(letters),
             last_reason=last_reason(letters),
@@ -227,6 +228,7 @@ class PoolReader:
                 decision=self._decisions.latest(),
             ),
             rollout=self._rollouts.read(),
+            application=self.pool.app.main or "pooltasks",
         )
 
     def _by_operation(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from pooltasks.counted import percent
+from pooltasks.dashboard.circumstances import start_node
 from pooltasks.metrics.collector import PRESENT
 
 if TYPE_CHECKING:
     from pooltasks.dashboard.verdict import Evidence
 
-LOST = "What it had runs on the other nodes. Look at its host, and start the node again."
 SAME_VERSION = "Run the same version of pooltasks on all nodes."
 CONTROL = "Look whether beat and the control node run: pooltasks status control."
 _MOSTLY_FREE = 0.3
@@ -35,7 +36,16 @@ def forget(its: Evidence) -> str:
 
 def start(its: Evidence) -> str:
     """Return what to do for a pool without a node."""
-    return f"Start a node: celery -A … worker -Q pool.{its.pool}"
+    return f"Start a node: {start_node(its.application, its.pool)}"
+
+
+def lost(its: Evidence) -> str:
+    """Return what to do about nodes that fell silent."""
+    name = quote(next(iter(its.lost)))
+    return (
+        "What it had runs on the other nodes. Look at its host, and start the node again: "
+        f"{start_node(its.application, its.pool)} -n {name}"
+    )
 
 
 def resume(its: Evidence) -> str:
@@ -59,7 +69,8 @@ def dead_letters(its: Evidence) -> str:
     """Return what to do about operations that were set aside."""
     return (
         f"For the reasons: pooltasks errors {its.pool}; to send them again once that is mended: "
-        f"pooltasks dead retry {its.pool} --kind KIND"
+        f"pooltasks dead retry {its.pool} --kind KIND; to delete them: "
+        f"pooltasks dead drop {its.pool} --kind KIND"
     )
 
 

@@ -66,6 +66,8 @@ class Evidence:
     """The surroundings that the pool depends on."""
     rollout: Rollout | None = None
     """The rollout of a new version, the last that there was."""
+    application: str = "pooltasks"
+    """The name by which Celery's commands know the application."""
 
     @property
     def wait(self) -> float | None:
@@ -205,7 +207,7 @@ def verdict(its: Evidence) -> Verdict:
     _look_at_nodes(its, present, found)
     _look_at_workers(its, found)
     _look_at_failures(its, found)
-    for text, remedy in circumstances(its.pool, its.around):
+    for text, remedy in circumstances(its.application, its.pool, its.around):
         found.problems.append(text)
         found.remedies[text] = remedy
     _look_at_waits(its, level, found)
@@ -254,7 +256,7 @@ def _look_at_rollout(its: Evidence, found: _Findings) -> None:
 def _look_at_nodes(its: Evidence, present: Sequence[str], found: _Findings) -> None:
     if its.lost:
         found.problems.append(_silence(its.lost))
-        found.remedies[found.problems[-1]] = remedies.LOST
+        found.remedies[found.problems[-1]] = remedies.lost(its)
         found.blamed.add("nodes")
     for text in _unreadable(its.metrics):
         found.problems.append(text)

@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_logger
 
 from pooltasks import remote
+from pooltasks.dashboard.verdict import celery_name
+from pooltasks.metrics.collector import PRESENT, STALE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from celery import Celery
+
+    from pooltasks.metrics.view import NodeMetrics
 
 logger = get_logger(__name__)
 
 _PERIOD = 0.7
 """Seconds for the answers, and by default from question to question."""
+_MUTE = 3
+"""Questions, two seconds of them, after which a node that has not answered is mute."""
 _WANTED = 5.0
 """Seconds for which a node is asked after a page has shown it."""
 
@@ -33,6 +39,27 @@ class Answer:
     """On the monotonic clock."""
     missed: int = 0
     """Questions since then that it has not answered."""
+
+
+def silent_nodes(nodes: Iterable[NodeMetrics], mute: Container[str]) -> dict[str, float]:
+    """Return the nodes that neither answer nor write, by their names in Celery.
+
+    A node at rest writes a sample each six seconds: its samples alone tell only after nine
+    that it is lost.
+
+    Args:
+        nodes: As their samples told them.
+        mute: Those that do not answer.
+
+    Returns:
+        For each the seconds since its last sample.
+    """
+    named = ((celery_name(node), node) for node in nodes)
+    return {
+        name: node.silent
+        for name, node in named
+        if node.state in PRESENT and node.silent >= STALE and name in mute
+    }
 
 
 class NodeWatch(threading.Thread):
@@ -53,6 +80,8 @@ class NodeWatch(threading.Thread):
         self._period = period
         self._until: dict[str, float] = {}
         self._answers: dict[str, Answer] = {}
+        self._missed: dict[str, int] = {}
+        """Questions in a row that a node has not answered, and maybe none before."""
         self._wake = threading.Event()
         self._closed = False
 
@@ -68,6 +97,10 @@ class NodeWatch(threading.Thread):
         answers = self._answers
         return {name: answers[name] for name in names if name in answers}
 
+    def mute(self) -> set[str]:
+        """Return the nodes that have answered nothing for so long that it is no chance."""
+        return {name for name, missed in self._missed.items() if missed >= _MUTE}
+
     def close(self) -> None:
         """Ask no more."""
         self._closed = True
@@ -79,7 +112,7 @@ class NodeWatch(threading.Thread):
             started = time.monotonic()
             names = [name for name, until in self._until.items() if until > started]
             if not names:
-                self._answers = {}
+                self._answers, self._missed = {}, {}
                 self._wake.wait()
                 self._wake.clear()
                 continue
@@ -91,9 +124,12 @@ class NodeWatch(threading.Thread):
             replies = remote.ask(self._app, "pool_status", names, timeout=_PERIOD)
         except Exception as error:  # noqa: BLE001  the transport may raise anything: there is no answer
             logger.debug("the nodes cannot be asked: %s", error)
-            self._answers = {}
+            self._answers, self._missed = {}, {}
             return
         before = self._answers
+        self._missed = {
+            name: self._missed.get(name, 0) + 1 for name in names if name not in replies
+        }
         missed = {
             name: replace(before[name], missed=before[name].missed + 1)
             for name in names

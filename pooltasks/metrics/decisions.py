@@ -247,6 +247,11 @@ class DecisionStore:
         return left / 1000 if left > 0 else None
 
 
+def last_turn(token: bytes | None) -> float | None:
+    """Return the server time of the turn with this token; None without one."""
+    return None if token is None else int(token) / 1000
+
+
 def last_decision(entries: Any) -> PoolDecision | None:
     """Return the first of some entries of the stream of decisions, None if there is none."""
     return _decision(entries[0][1]) if entries else None

@@ -15,10 +15,10 @@ from pooltasks.broker import limited
 from pooltasks.broker.queues import waiting_in
 from pooltasks.keys import CONTROL_POOL
 from pooltasks.metrics.collector import LEASE, PRESENT, health_of, load_of, state_of
-from pooltasks.metrics.decisions import last_decision
+from pooltasks.metrics.decisions import last_decision, last_turn
 from pooltasks.metrics.error_groups import failures_by_class
 from pooltasks.metrics.samples import SampleStore, read_last
-from pooltasks.metrics.surroundings import ServerMemory
+from pooltasks.metrics.surroundings import ServerMemory, is_silent
 from pooltasks.metrics.totals import Totals, by_name
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Standing:
     limited: list[LimitedOperation]
     """The operations with limits, by name."""
     decision: PoolDecision | None
-    """The optimizer's last, None if it has made none for as long as a node is shown."""
+    """The optimizer's last; None if it has stopped, or made none for as long as a node is shown."""
     versions: Counter[str]
     """The live nodes by the version of their code."""
     rollout: tuple[str, str, float] | None
@@ -128,15 +128,18 @@ class Standings:
             pipeline.hgetall(keys.error_classes(pool))
             limited.ask(pipeline, pool, 0)
             pipeline.xrevrange(keys.decisions(pool), count=1)
+            pipeline.hget(keys.optimizer(pool), "token")
             pipeline.hmget(keys.rollout(keys.queue(pool)), "to", "state", "share")
         replies = iter(pipeline.execute())
         for reading in last:
             totals, named = Totals.of(next(replies)), by_name(next(replies))
             dead, failures = next(replies), failures_by_class(next(replies))
             its_limited = limited.operations(next(replies))
-            decision = last_decision(next(replies))
+            decision, turn = last_decision(next(replies)), last_turn(next(replies))
             rollout = _rollout(next(replies))
-            yield _Reading(*reading, totals, named, dead, failures, its_limited, decision, rollout)
+            yield _Reading(
+                *reading, totals, named, dead, failures, its_limited, decision, turn, rollout
+            )
 
     def _a_window_before(
         self, now: float, totals: dict[str, Totals | None]
@@ -164,6 +167,8 @@ class _Reading:
     failures: dict[tuple[str, str], int]
     limited: list[LimitedOperation]
     decision: PoolDecision | None
+    turn: float | None
+    """Server time of the optimizer's last turn."""
     rollout: tuple[str, str, float] | None
 
     def standing(self, before: Totals | None, settings: PoolSettings) -> Standing:
@@ -178,7 +183,11 @@ class _Reading:
         load = load_of(self.queue, last, unreadable=unreadable > 0)
         lately = self._since(before)
         lease = LEASE * max(1.0, settings.optimization_interval)
-        is_decided = self.decision is not None and self.queue.at - self.decision.at < lease
+        is_decided = (
+            self.decision is not None
+            and self.queue.at - self.decision.at < lease
+            and not is_silent(self.turn, self.queue.at, settings)
+        )
         wanted = sum(sample.size for state, sample in nodes if state in {"live", "stale"})
         return Standing(
             load=load,

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from pooltasks import keys
 from pooltasks.keys import CONTROL_POOL
 from pooltasks.metrics.collector import state_of
+from pooltasks.metrics.decisions import last_turn
 from pooltasks.metrics.flood import Flood, flooding
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _FULL = 0.99
 """Share of the memory from which on the server refuses writes, now and then at first."""
 _SILENT = 3.0
-"""Decisions that are missing before the optimizer counts as stopped."""
+"""Turns or decisions that are missing before the optimizer counts as stopped."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,26 @@ class Surroundings:
     full: Mapping[str, int] = field(default_factory=dict)
     """Nodes whose host has no room for more workers, and for how many it has."""
     undecided: float | None = None
-    """Seconds for which the optimizer has decided nothing about what nodes wrote."""
+    """Seconds since the last decision of an optimizer that has stopped."""
     flood: Flood | None = None
     """The sender of most waiting operations."""
+
+
+def is_silent(turn: float | None, now: float, settings: PoolSettings) -> bool:
+    """Return whether an optimizer has stopped, which takes a turn each second at least.
+
+    Turns tell it also of a pool at rest, whose nodes write little to decide about.
+
+    Args:
+        turn: Server time of its last turn; None if that is not known.
+        now: Server time.
+        settings: Of the pool.
+    """
+    return turn is not None and now - turn >= _patience(settings)
+
+
+def _patience(settings: PoolSettings) -> float:
+    return _SILENT * max(1.0, settings.optimization_interval)
 
 
 def look_around(
@@ -108,11 +127,13 @@ def look_around(
     live = {name: its for name, its in samples.items() if its and state_of(its[-1], now) == "live"}
     if not settings.enable_optimizer or pool == CONTROL_POOL or decision is None:
         return Surroundings(memory, flood=flood)
-    patience = _SILENT * max(1.0, settings.optimization_interval)
-    missed = [
-        one.at for its in live.values() for one in its if decision.at < one.at <= now - patience
-    ]
-    undecided = now - decision.at if missed else None
+    before = now - _patience(settings)
+    token: Any = client.hget(keys.optimizer(pool), "token")
+    # One that takes its turns and fails in each has stopped as well.
+    has_stopped = is_silent(last_turn(token), now, settings) or any(
+        decision.at < one.at <= before for its in live.values() for one in its
+    )
+    undecided = now - decision.at if has_stopped else None
     target, wanted = decision.target, decision.wanted
     if undecided or target is None or wanted is None or wanted <= target:
         return Surroundings(memory, undecided=undecided, flood=flood)

@@ -13,6 +13,7 @@ from pooltasks.broker.dead_letters import attempts_of
 from pooltasks.errors import categorize
 from pooltasks.metrics.error_groups import RECORD, Example, Head, record_call
 from pooltasks.metrics.error_text import folded, masked
+from pooltasks.metrics.message_text import masked_attempts
 from pooltasks.node.outcome import words
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class ErrorLog:
             at=self._now(),
             arguments=arguments,
             traceback=masked(message),
-            attempts=attempts_of(headers),
+            attempts=masked_attempts(attempts_of(headers)),
             attempt=(retries if isinstance(retries, int) else 0) + 1,
             node=self._name,
             worker=None,

@@ -24,6 +24,7 @@ from pooltasks.broker.protection import HIDDEN, hides_arguments
 from pooltasks.errors import Category, categorize
 from pooltasks.metrics.error_groups import Head
 from pooltasks.metrics.error_text import folded, masked, told_arguments
+from pooltasks.metrics.message_text import masked_attempts
 from pooltasks.node.outcome import words
 from pooltasks.task import clocked
 
@@ -119,7 +120,7 @@ class ErrorReporter:
             identifier,
             self._arguments(name, body),
             masked(_end(traceback or _formatted(error))),
-            [dict(attempt) for attempt in attempts_of(headers)],
+            [dict(attempt) for attempt in masked_attempts(attempts_of(headers))],
             _number(headers.get("retries")) + 1,
             os.getpid(),
         )

@@ -165,7 +165,7 @@ def refusal_text(app: Any, identifier: str, reason: str) -> str:
     """Return the text that the caller of a refused message gets."""
     return (
         f"the message of operation {identifier} was refused: {reason}. It is a dead letter; "
-        f"see: celery -A … pool dead show {app.pooltasks.pool} {identifier}"
+        f"see: pooltasks dead show {app.pooltasks.pool} {identifier}"
     )
 
 

@@ -278,7 +278,7 @@ class OperationRequest(Request):
         """Make the operation a dead letter, and tell its caller."""
         reason = f"{self.name} killed its worker or node at each of {deliveries} deliveries"
         logger.error("%s; it is a dead letter now: %s", reason, self.id)
-        text = f"{reason}. See: celery -A … pool dead show {self._app.pooltasks.pool} {self.id}"
+        text = f"{reason}. See: pooltasks dead show {self._app.pooltasks.pool} {self.id}"
         self._report(
             Failure("PoisonedError", text),
             partial(self._bury, reason, history=attempts),

@@ -14,7 +14,9 @@ from pooltasks.broker.client import redis_client
 @operation(pool="shop", bind=True)
 def load(self: Any) -> None:
     """Warm a worker up; needs what a deployment forgot to bring."""
-    if not redis_client(self.app).exists("model"):
+    server = redis_client(self.app)
+    if not server.exists("model"):
+        server.set("missed", time.time(), nx=True)
         raise FileNotFoundError("model.bin")
 
 

@@ -88,7 +88,7 @@ def test_retries_in_vain_leave_a_letter_with_the_history_of_attempts(serving: De
     times = [attempt["at"] for attempt in letter.history]
     assert times == sorted(times)
     shown = serving.run("pooltasks", "dead", "show", "code", result.id)
-    told, _, _ = shown.stdout.partition('{"')  # the message itself has them too
+    told, _, _ = shown.stdout.partition("\n{")  # the message itself has them too
     assert told.count("ConnectionError('told to fail')") == 5
 
 

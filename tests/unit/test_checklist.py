@@ -345,6 +345,7 @@ def of_versions(*versions: str, rollout: Any = None) -> Any:
     gone = SimpleNamespace(name="gone@host/1", version="0", state="stale")
     return SimpleNamespace(
         pool="shop",
+        application="proj",
         settings=PoolSettings(),
         metrics=SimpleNamespace(nodes=[*present, gone]),
         rollout=rollout,

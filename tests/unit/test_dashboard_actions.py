@@ -169,7 +169,7 @@ def test_wrong_arguments_are_refused(name: str, arguments: dict[str, Any]) -> No
         ACTIONS[name](**arguments)
 
 
-def test_letters_are_found_cut_and_shown_whole(client: redis.Redis) -> None:
+def test_letters_are_found_cut_and_shown_whole(app: PoolApp, client: redis.Redis) -> None:
     store = DeadLetters(client, "pool.code")
     bury(client, 3)
     body = "W1sxXSwgeyJhIjogIjxiPiJ9LCB7fV0="  # [[1], {"a": "<b>"}, {}]
@@ -181,12 +181,13 @@ def test_letters_are_found_cut_and_shown_whole(client: redis.Redis) -> None:
     assert found["matching"] == 1
     assert letter["reason"].endswith("r… (10,008 characters)")
     assert len(letter["reason"]) < 400
-    whole = letters.shown(store, "x/<y>")
+    whole = letters.shown(app, store, "x/<y>")
     assert len(whole["reason"]) == 10_008
-    assert '"a": "<b>"' in whole["arguments"]
-    assert whole["message"] == message
+    assert whole["arguments"] == "…, a='<b>'"
+    assert json.loads(whole["message"]) == {"headers": headers, "body": "(32 characters)"}
     assert letters.listed(store, "", "")["matching"] == 4
-    assert letters.shown(store, store.add(b"\xff{", "unreadable"))["arguments"] is None
+    unreadable = letters.shown(app, store, store.add(b"\xff{", "unreadable"))
+    assert (unreadable["arguments"], unreadable["message"]) == (None, "\\xff{")
 
 
 def test_the_optimizer_is_paused_and_acts_again(app: PoolApp, client: redis.Redis) -> None:

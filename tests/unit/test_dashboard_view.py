@@ -211,9 +211,36 @@ class Watch(NodeWatch):
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.silent: set[str] = set()
+
+    def mute(self) -> set[str]:
+        return self.silent
 
     def look(self, nodes: Iterable[str]) -> Mapping[str, Answer]:
         return {name: self.answers[name] for name in nodes if name in self.answers}
+
+
+def test_questions_without_an_answer_make_a_node_mute(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, Any] = {"code@b": {"workers": []}}
+    monkeypatch.setattr("pooltasks.dashboard.watch.remote.ask", lambda *_, **__: answers)
+    watch = NodeWatch(object())  # type: ignore[arg-type]  nobody is asked
+    mute = []
+    for _ in range(3):
+        watch._ask(["code@a", "code@b"])
+        mute.append(watch.mute())
+    assert mute == [set(), set(), {"code@a"}]
+    answers["code@a"] = {"workers": []}
+    watch._ask(["code@a", "code@b"])
+    assert watch.mute() == set()
+
+
+def test_a_node_at_rest_that_is_mute_is_named(
+    client: redis.Redis, reader: PoolReader, watch: Watch
+) -> None:
+    put(client, sample(1, interval=6.0, busy=0, reserved=0, reserved_age=0.0), age=5)
+    assert "not answered" not in reader.overview()["verdict"]["text"]
+    watch.silent = {"code@host"}
+    assert "code@host has not answered for 5" in reader.overview()["verdict"]["text"]
 
 
 @pytest.fixture

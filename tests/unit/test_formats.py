@@ -214,6 +214,9 @@ def test_totals_of_several_versions_are_those_of_what_is_known(client: redis.Red
 
 
 class _Watch:
+    def mute(self) -> set[str]:
+        return set()
+
     def look(self, _: object) -> dict[str, Any]:
         return {}
 

@@ -222,6 +222,32 @@ def test_what_the_optimizer_wants_is_shown_as_long_as_it_decides(
     assert scrape()("target_slots", pool="code") is None
 
 
+def test_an_optimizer_without_a_turn_for_three_seconds_is_silent(
+    client: redis.Redis, clock: Clock, scrape: Callable[[], Scraped]
+) -> None:
+    decision = PoolDecision(
+        at=clock.now,
+        policy="objective",
+        target=7,
+        before=5,
+        wanted=9,
+        hosts=1,
+        nodes={},
+        told=[],
+        reason="a test",
+    )
+    turn = DecisionStore(client, "code").begin()
+    assert turn is not None
+    DecisionStore(client, "code").commit(turn, None, decision)
+
+    def after(seconds: float) -> float | None:
+        client.hset(keys.optimizer("code"), "token", int((clock.now - seconds) * 1000))
+        return scrape()("target_slots", pool="code")
+
+    assert after(2.5) == 7
+    assert after(3.5) is None
+
+
 def test_what_is_not_known_has_no_series(
     store: SampleStore, client: redis.Redis, scrape: Callable[[], Scraped]
 ) -> None:

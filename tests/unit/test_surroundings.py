@@ -78,6 +78,17 @@ def test_an_optimizer_that_decides_nothing_about_what_nodes_wrote_has_stopped(
     assert look(client, None).undecided is None  # there never was one
 
 
+def test_an_optimizer_that_takes_no_turn_has_stopped_whatever_nodes_write(
+    client: fakeredis.FakeRedis,
+) -> None:
+    client.hset(keys.optimizer("shop"), "token", "98000")
+    assert look(client, decision(97.6)).undecided is None
+    client.hset(keys.optimizer("shop"), "token", "97400")
+    assert look(client, decision(98.0)).undecided == 2.5
+    assert look(client, decision(98.0), optimization_interval=2).undecided is None
+    assert look(client, decision(98.0), enable_optimizer=False).undecided is None
+
+
 def test_hosts_are_full_if_the_optimizer_wants_more_than_they_have_room_for(
     client: fakeredis.FakeRedis,
 ) -> None:
@@ -94,18 +105,18 @@ def test_what_is_around_a_pool_is_said_with_what_to_do() -> None:
     its = Surroundings(
         wanted=6, full={NODE: 2}, undecided=5.2, flood=Flood("shop.serve", "a b", 900, 1000)
     )
-    assert dict(circumstances("shop", its)) == {
+    assert dict(circumstances("proj", "shop", its)) == {
         "the optimizer wants 6 workers, and the hosts are full: shop@host has memory and "
-        "processors for 2": "Start a node on another host: celery -A … worker -Q pool.shop",
+        "processors for 2": "Start a node on another host: celery -A proj worker -Q pool.shop",
         "the optimizer has stopped: it has decided nothing for 5 s, and the pool keeps its size": (
-            "Start beat (celery -A … beat), or the control node (celery -A … worker -Q "
+            "Start beat (celery -A proj beat), or the control node (celery -A proj worker -Q "
             "pool.control)"
         ),
         "900 of the 1,000 operations that wait are shop.serve of 'a b'": (
             "Hold it back: pooltasks limit shop shop.serve key='a b' --concurrency 1"
         ),
     }
-    assert not list(circumstances("shop", Surroundings()))
+    assert not list(circumstances("proj", "shop", Surroundings()))
 
 
 def test_a_server_is_full_before_it_refuses_everything() -> None:

@@ -18,6 +18,7 @@ from pooltasks.dashboard.verdict import (
     verdict,
     warm_up_failure,
 )
+from pooltasks.dashboard.watch import silent_nodes
 from pooltasks.metrics.collector import health_of
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
@@ -229,6 +230,15 @@ def stored(at: float, *, stopped: bool = False) -> StoredSample:
     return StoredSample(replace(sample, stopped=stopped), QueueState(at, 0, None))
 
 
+def test_a_node_at_rest_that_does_not_answer_either_is_silent() -> None:
+    (node,) = evidence().metrics.nodes
+    rests, slept = replace(node, silent=2.9), replace(node, silent=5.0)
+    assert silent_nodes([slept], {NODE}) == {NODE: 5.0}
+    assert silent_nodes([slept], set()) == {}  # it answers, and has nothing to write
+    assert silent_nodes([rests], {NODE}) == {}  # one answer may get lost
+    assert silent_nodes([replace(slept, state="draining")], {NODE}) == {NODE: 5.0}
+
+
 def test_a_node_that_was_killed_is_lost_until_it_is_started_again() -> None:
     killed = {"shop@a/1": [stored(100.0)], "shop@b/2": [stored(100.0, stopped=True)]}
     assert lost_nodes(killed, 130.0) == {"shop@a": 30.0}
@@ -244,7 +254,7 @@ def test_a_node_that_was_killed_is_lost_until_it_is_started_again() -> None:
         (evidence(load={"warm": 0, "warming": 2}, warm_up_failure=FAILURE), "pooltasks check shop"),
         (evidence(load={"warm": 1}, warm_up_failure=FAILURE), "pooltasks check shop"),
         (evidence(draining={NODE: True}), "pooltasks resume shop"),
-        (evidence(lost={"shop@b": 20.0}), "start the node again"),
+        (evidence(lost={"shop@b": 20.0}), "-A pooltasks worker -Q pool.shop -n shop@b"),
         (evidence(nodes=(), load={"backlog": 5, "queue_depth": 5}), "worker -Q pool.shop"),
         (evidence(waits=(1.0,) * 100), "The optimizer adds workers"),
         (evidence(waits=(1.0,) * 100, busy=0.06), "Its workers are busy 6 % of the time."),

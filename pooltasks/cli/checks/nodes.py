@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pooltasks.cli.checks.finding import Finding, error, ok, warning
+from pooltasks.dashboard.circumstances import start_node
 from pooltasks.dashboard.verdict import celery_name
 from pooltasks.metrics.collector import PRESENT
 
@@ -31,7 +32,7 @@ def check_nodes(its: Standing, phase: Phase | None) -> Iterator[Finding]:
             yield error(
                 subject,
                 "no node serves this pool",
-                f"Start one: celery -A … worker -Q pool.{pool}",
+                f"Start one: {start_node(its.evidence.application, pool)}",
             )
         return
     if its.verdict.level == "bad" and its.verdict.blamed & _HINDERS:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pooltasks.cli.checks.finding import Finding, ok, warning
+from pooltasks.dashboard.circumstances import start_node
+from pooltasks.keys import CONTROL_POOL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +26,7 @@ def check_optimizer(found: Sequence[Standing], control: Standing) -> Iterator[Fi
     sized = [its for its in found if its.nodes and its.evidence.settings.enable_optimizer]
     if not sized:
         return
+    application = control.evidence.application
     paused = [its for its in sized if its.paused]
     for its in paused:
         yield warning(
@@ -35,7 +38,7 @@ def check_optimizer(found: Sequence[Standing], control: Standing) -> Iterator[Fi
         yield warning(
             SUBJECT,
             "no node serves the control pool: pools keep their size",
-            "Start one: celery -A … worker -Q pool.control",
+            f"Start one: {start_node(application, CONTROL_POOL)}",
         )
         return
     undecided = [its.evidence.pool for its in sized if its.decision is None]
@@ -44,7 +47,7 @@ def check_optimizer(found: Sequence[Standing], control: Standing) -> Iterator[Fi
             SUBJECT,
             f"it decides nothing for {', '.join(undecided)}: beat does not run, or has no "
             "entry for it",
-            "Start beat, once: celery -A … beat",
+            f"Start beat, once: celery -A {application} beat",
         )
     else:
         yield ok(SUBJECT, "beat and a control node run")

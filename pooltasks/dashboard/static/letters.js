@@ -177,9 +177,9 @@ export class Letters {
       body: [
         element("p", { class: "pt-note" }, `${id} · since ${moment(letter.at)} · ${deliveries}`),
         ...part("Reason", letter.reason || "Not known"),
-        ...part("Arguments", letter.arguments ?? "They cannot be decoded: they are not JSON."),
+        ...part("Arguments", letter.arguments ?? "They cannot be read."),
         ...(letter.history.length === 0 ? [] : part("Failed attempts", attempts(letter.history))),
-        element("details", {}, element("summary", {}, "The message as it was in the queue"),
+        element("details", {}, element("summary", {}, "The message as it was in the queue, without the arguments"),
           ...part("Message", letter.message)),
         ...(this.locked ? [] : [element("p", { class: "pt-note mt-2" }, `${verb}: it is ${consequence}`)]),
       ],
