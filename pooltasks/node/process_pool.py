@@ -1,7 +1,7 @@
-"""The process pool of a node: Celery's, made of parts that know nothing of Celery.
+"""The process pool of a node: Celery's, with its work in parts that need no process.
 
-It alone knows the private interface of Celery's and billiard's pools. It makes, feeds, ends
-and reaps the processes, and tells the parts what happens to them:
+It deals with the private interface of Celery's and billiard's pools. It makes, ends and
+reaps the processes, opens and closes their pipes, and tells the parts what happens:
 
 * :class:`Dispatch`: what waits, and which worker gets it;
 * :class:`Sizing`: which workers serve, rest and end, and how many are forked;
