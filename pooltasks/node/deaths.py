@@ -32,7 +32,7 @@ class End:
     exitcode: int | None
     """As billiard gives it; negative: a signal."""
     forked_at: float
-    """In monotonic seconds."""
+    """The time of its fork, in monotonic seconds."""
     timed_out: Collection[int | None] = ()
     """The slots because of which it was killed: their operations ignored their time limits."""
     was_asked: bool = False

@@ -37,7 +37,7 @@ _FORGET = 0.97
 
 
 class Dispatch:
-    """What waits in a node, and what its workers have of it.
+    """The operations that wait in a node, and those that its workers have.
 
     Args:
         workers: All workers, at any time.

@@ -25,7 +25,7 @@ _END_AT_LATEST = 5.0
 
 
 class Hands(Protocol):
-    """What is done to worker processes."""
+    """The steps of a sizing, as they are done to worker processes."""
 
     def fork(self, number: int) -> None:
         """Start workers, or later if the last ones could not be warmed."""
