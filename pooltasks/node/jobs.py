@@ -300,3 +300,14 @@ class Lane:
         if job is not None:
             self.load = self.load - job.estimate if self.jobs else 0.0
         return job
+
+
+class Worker(Protocol):
+    """A worker process, as the parts of the pool see it."""
+
+    pid: int
+    index: int
+    """Its place in the node, from 0."""
+    inqW_fd: int  # noqa: N815  billiard's name
+    """The writing end of the pipe to it."""
+    lane: Lane

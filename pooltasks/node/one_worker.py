@@ -27,9 +27,9 @@ from pooltasks.node.jobs import Job
 from pooltasks.node.outcome import UNTOLD, Ending
 from pooltasks.node.replies import DONE, PART
 from pooltasks.node.resizing import Staff
-from pooltasks.node.rounds import WarmUpRound, tell_of_start
+from pooltasks.node.rounds import tell_of_start
 from pooltasks.node.solo_worker import SoloWorker
-from pooltasks.node.warm_up_events import tell_of_warm_up
+from pooltasks.node.warm_ups import WarmUps
 from pooltasks.node.warmup import WorkerReport
 from pooltasks.optimizer.overflow import Overflow
 
@@ -125,9 +125,8 @@ class OneWorker:
         self.overflow = Overflow(0)
         self.pid = os.getpid()
         self.jobs: dict[int, Job] = {}
-        self.reports: dict[int, WorkerReport] = {}
-        self.failed_report: WorkerReport | None = None
-        self.round = WarmUpRound()
+        self.dispatch = self.sizing = self  # with one worker there is nothing to tell apart
+        self.warm_ups = WarmUps(plan)
         self.done = 0
         self.began = time.monotonic()
         self._on_result = on_result
@@ -179,12 +178,7 @@ class OneWorker:
 
     def _on_warmed(self, *plain: Any) -> None:
         report = WorkerReport.of(*plain)
-        self.reports[self.pid] = report
-        self.failed_report = report if report.error else None
-        has_ended = self.round.hear(report)
-        tell_of_warm_up(self.plan.pool, report)
-        if has_ended:
-            self.round.tell(self.plan)
+        self.warm_ups.on_warmed(report)
         if report.error:
             self._failed_starts += not self._is_warm
         elif not self._is_warm:
@@ -294,10 +288,9 @@ class OneWorker:
 
     def warm_again(self, order: WarmUp) -> int:
         """Ask the worker to run ``order``; return the number of the round."""
-        self.plan.orders.give(order)
-        self.round = WarmUpRound.of(self.round.number + 1, self.warm, order.strategy)
+        number = self.warm_ups.begin(order, self.warm)
         self._worker.warm_again()
-        return self.round.number
+        return number
 
     def is_running(self) -> bool:
         """Return whether operations are taken."""
@@ -317,6 +310,10 @@ class OneWorker:
             cold=[] if self._is_warm else [self.pid],
             busy=self.warm if self._running else frozenset(),
         )
+
+    def temporary(self) -> int:
+        """Return 0: there is one worker."""
+        return 0
 
     def depth(self) -> int:
         """Return how many operations a slot can have at a time."""

@@ -1,81 +1,75 @@
-"""The process pool of a node: Celery's, with workers that are warm before they take work."""
+"""The process pool of a node: Celery's, with its work in parts that need no process.
+
+It deals with the private interface of Celery's and billiard's pools. It makes, ends and
+reaps the processes, opens and closes their pipes, and tells the parts what happens:
+
+* :class:`Dispatch`: what waits, and which worker gets it;
+* :class:`Sizing`: which workers serve, rest and end, and how many are forked;
+* :class:`WarmUps`: how workers become warm;
+* :class:`Deaths`: what is made of those that have ended.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from billiard.common import human_status
-from billiard.pool import EX_OK, EX_RECYCLE, TimeoutHandler
-from celery.exceptions import TimeLimitExceeded, WorkerLostError
-from celery.utils.log import get_logger
+from billiard.pool import RUN, TERMINATE
+from celery.concurrency.asynpool import AsynPool
 
-from pooltasks import telemetry
-from pooltasks.errors import Category
-from pooltasks.node.backoff import StartBackoff
 from pooltasks.node.batches import take_part
 from pooltasks.node.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING, WorkerProcess
-from pooltasks.node.crashes import Cause, Crashes
-from pooltasks.node.descendants import end_descendants
+from pooltasks.node.deaths import Deaths, End
+from pooltasks.node.dispatch import Dispatch
 from pooltasks.node.error_reports import ERRED, ErrorReport
+from pooltasks.node.jobs import Lane
 from pooltasks.node.pulse import Pulse
-from pooltasks.node.replies import PART
-from pooltasks.node.rounds import WarmUpRound, tell_of_start
-from pooltasks.node.sized_pool import SizedPool
-from pooltasks.node.warm_up_events import tell_of_warm_up
-from pooltasks.node.warmup import WorkerReport, summary
+from pooltasks.node.replies import PART, Replies
+from pooltasks.node.sizing import Sizing
+from pooltasks.node.timeouts import TimeLimits
+from pooltasks.node.warm_ups import WarmUps
+from pooltasks.node.warmup import WorkerReport
+from pooltasks.optimizer.overflow import LOOK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Iterable
 
+    from pooltasks.broker.results import StoredResult
+    from pooltasks.node.jobs import Job
     from pooltasks.node.scoreboard import Scoreboard
+    from pooltasks.node.shortcut import Claims
     from pooltasks.node.warmup import Plan
     from pooltasks.pool_settings import WarmUp
-
-logger = get_logger(__name__)
 
 _REAP_AGAIN = 0.002
 
 
-class TimeLimits(TimeoutHandler):
-    """Billiard's; it marks the processes that it kills."""
-
-    def on_soft_timeout(self, job: Any) -> None:
-        """Interrupt the operation, if it is still the one that its worker runs."""
-        process, _ = self._process_by_pid(job._worker_pid)  # noqa: SLF001  billiard's name
-        if process:
-            process.lane.turn.interrupt(job.number)
-        super().on_soft_timeout(job)
-
-    def on_hard_timeout(self, job: Any) -> None:
-        """End the operation and its worker, with all that runs there."""
-        process, _ = self._process_by_pid(job._worker_pid)  # noqa: SLF001  billiard's name
-        if process and not job.ready():
-            job.ended_its_worker = True
-            # Before it is killed: it may end the operation meanwhile.
-            process.timed_out.add(process.lane.turn.slot_of(job.number))
-            process.lane.is_closing = True  # else a free slot would tell of it, and die
-        super().on_hard_timeout(job)
-
-
-class WarmPool(SizedPool):
+class ProcessPool(AsynPool):
     """Processes of one node.
+
+    Celery writes a job to any worker whose pipe it knows. The pipe of a worker that rests
+    is taken out of that list. Each worker gets pipes of its own and takes them with it: in
+    those of a worker that was killed there may be half a message.
 
     Args:
         processes: How many take operations.
         *args: As billiard's.
-        plan: How they warm up.
+        plan: How they warm up, with the settings of the pool.
         scoreboard: Where they tell what they do.
         stores: Whether the workers store results themselves.
+        queued: Returns how many operations are in the queue.
+        accepts_first: As :class:`Dispatch`'s.
+        claims: As :class:`Dispatch`'s.
+        on_result: As :class:`Dispatch`'s.
         on_error: Takes what workers tell of errors of operations.
-        **kwargs: As :class:`SizedPool`'s.
+        **kwargs: As billiard's.
     """
 
+    ResultHandler = Replies
     TimeoutHandler = TimeLimits
 
     def __init__(
@@ -85,50 +79,210 @@ class WarmPool(SizedPool):
         plan: Plan,
         scoreboard: Scoreboard,
         stores: bool,
+        queued: Callable[[], int],
+        accepts_first: Callable[[str], bool],
+        claims: Claims,
+        on_result: Callable[[StoredResult], None],
         on_error: Callable[[ErrorReport], None],
         **kwargs: Any,
     ) -> None:
-        self.plan = plan
-        self.scoreboard = scoreboard
-        self._stores = stores
-        self._forked_at: dict[int, float] = {}
-        self._deaths: deque[tuple[float, int, Cause]] = deque()
-        self.crashes = Crashes()
+        self._plan, self._scoreboard, self._stores = plan, scoreboard, stores
+        settings = plan.settings
         self._pulses: dict[int, Pulse] = {}
-        self.warming: set[int] = set()
-        self.reports: dict[int, WorkerReport] = {}
-        self.failed_report: WorkerReport | None = None
-        """The report of the last warm-up that failed; None once another has succeeded since. Its
-        worker is gone, and the report of the worker with it."""
-        self.round = WarmUpRound()
-        self.backoff = StartBackoff()
-        self._first_fork_at = time.monotonic()
-        self._announced = plan.settings.lazy
-        self._failed_starts = 0
-        """Workers that ended before they were warm, until all are warm for the first time."""
-        super().__init__(processes, *args, **kwargs)
+        self._hub: Any = None
+        self._looks = False
+        self.warm_ups = WarmUps(plan)
+        self.deaths = Deaths(plan.pool, scoreboard)
+        super().__init__(processes + settings.spares, *args, **kwargs)
+        self.sizing = Sizing(
+            self._pool,
+            self,
+            size=processes,
+            spares=settings.spares,
+            overflow=settings.max_overflow,
+            slots=settings.slots,
+            queued=queued,
+        )
+        self.dispatch = Dispatch(
+            self._pool,
+            self._fileno_to_inq.values(),
+            self._cache,
+            self.write_stats,
+            strategy=settings.strategy,
+            slots=settings.slots,
+            accepts_first=accepts_first,
+            claims=claims,
+            on_written=self._look_later,
+            on_result=on_result,
+            on_end=self.sizing.on_done,
+        )
+        self._result_handler.dispatch = self.dispatch
         handlers = self._result_handler.state_handlers
-        handlers[WARMING] = self.on_warming
-        handlers[WARMED] = lambda *plain: self.on_warmed(WorkerReport.of(*plain))
-        handlers[PART] = partial(take_part, self, self._on_result)
+        handlers[WARMING] = self.warm_ups.on_warming
+        handlers[WARMED] = lambda *plain: self.warm_ups.on_warmed(WorkerReport.of(*plain))
+        handlers[PART] = partial(take_part, self.dispatch, on_result)
         handlers[ERRED] = lambda *plain: on_error(ErrorReport.of(*plain))
 
+    # The event loop.
+
+    def _create_write_handlers(self, hub: Any) -> None:
+        """Attach the parts to the loop; Celery's own way to the workers is not made."""
+        self._hub = hub
+        self.hub_remove = hub.remove
+        self.on_poll_start = self.dispatch.hand_out
+        self.dispatch.on_timeout_set = self.on_timeout_set
+        self.dispatch.on_timeout_cancel = self.on_timeout_cancel
+        self.warm_ups.start(hub, self)
+        self.sizing.start(hub)
+        self.dispatch.start(hub)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if not self._looks and (self.dispatch.is_watched() or self.sizing.is_watched()):
+            self._looks = True
+            self._hub.call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._looks = False
+        if self._state != RUN:
+            return
+        now = time.monotonic()
+        self.dispatch.look(now)
+        self.sizing.look(now, waiting=len(self.dispatch.waiting))
+        self._look_later()
+
+    def is_running(self) -> bool:
+        """Return whether the pool takes operations."""
+        return bool(self._state == RUN)
+
+    # Processes begin.
+
+    def fork(self, number: int) -> None:
+        """Start ``number`` workers, or later if the last could not be warmed."""
+        pause = self.warm_ups.pause()
+        if number and pause > 0:
+            self._hub.call_later(pause, self.maintain_pool)
+            return
+        for _ in range(number):
+            self._create_worker_process(self._avail_index())
+
+    def _avail_index(self) -> int:
+        taken = {process.index for process in self._pool}
+        return next(index for index in range(len(taken) + 1) if index not in taken)
+
+    def get_process_queues(self) -> Any:
+        """Return pipes for a new worker."""
+        unused = next((queues for queues, owner in self._queues.items() if owner is None), None)
+        if unused is None:
+            unused = self.create_process_queues()
+            self._queues[unused] = None
+        return unused
+
     def _create_worker_process(self, i: int) -> Any:
-        rows = [self.scoreboard.row(i, slot) for slot in range(self.slots)]
+        rows = [self._scoreboard.row(i, slot) for slot in range(self._plan.settings.slots)]
         pulse = self._pulses.setdefault(i, Pulse())
         self.Worker = partial(
-            WorkerProcess, plan=self.plan, index=i, rows=rows, pulse=pulse, stores=self._stores
+            WorkerProcess, plan=self._plan, index=i, rows=rows, pulse=pulse, stores=self._stores
         )
         # A worker's own limit is init_timeout from when it begins its warm-up
-        # (on_warming); this one, from the fork, covers waiting for its turn.
-        self._proc_alive_timeout = self.plan.settings.init_timeout * (len(self._pool) + 2)
+        # (WarmUps.on_warming); this one, from the fork, covers waiting for its turn.
+        self._proc_alive_timeout = self._plan.settings.init_timeout * (len(self._pool) + 2)
         process = super()._create_worker_process(i)
-        self._forked_at[process.pid] = time.monotonic()
+        process.forked_at = time.monotonic()
         return process
 
-    def age(self, pid: int) -> float:
-        """Return the seconds since a worker was forked."""
-        return time.monotonic() - self._forked_at[pid]
+    def WorkerProcess(self, worker: Any) -> Any:  # noqa: N802  billiard's name
+        """Make the process of a worker, and its lane."""
+        process = super().WorkerProcess(worker)
+        process.lane = Lane(turn=worker.turn)
+        process.timed_out = set()  # the slots because of which it was killed
+        process.pulse = worker.pulse
+        process.is_unhealthy = False
+        return process
+
+    def on_process_alive(self, pid: int) -> None:
+        """Let a worker rest that has become warm; it serves if one is lacking."""
+        if self.sizing.is_ending(pid):
+            return
+        super().on_process_alive(pid)
+        process, _ = self._process_by_pid(pid)
+        if process is None:  # it ended right after it said so
+            return
+        sizing = self.sizing
+        sizing.on_warm(pid)
+        self.warm_ups.on_warm(
+            pid, process.forked_at, warm=len(sizing.warm), wanted=sizing.size + sizing.spares
+        )
+        sizing.settle()
+
+    # Processes serve and rest.
+
+    def serve(self, pid: int) -> None:
+        """Give a worker operations from now on."""
+        process, _ = self._process_by_pid(pid)
+        self._fileno_to_inq[process.inqW_fd] = process
+        self._all_inqueues.add(process.inqW_fd)
+        self.deaths.on_serving(pid, process.index)
+
+    def rest(self, pid: int) -> None:
+        """Give a worker no more operations."""
+        process, _ = self._process_by_pid(pid)
+        self._fileno_to_inq.pop(process.inqW_fd, None)
+        self._all_inqueues.discard(process.inqW_fd)
+        self.deaths.on_resting(process.index)
+
+    def _worker_active(self, worker: Any) -> bool:
+        return bool(worker.lane.jobs)
+
+    def resize(self, size: int, spares: int | None = None) -> None:
+        """Set another size; nobody stands in for the dead of a pool that is enough without."""
+        self.sizing.resize(size, spares)
+        self._processes = self.sizing.size + self.sizing.spares
+        self.deaths.forget(self.sizing.lacking())
+
+    def warm_again(self, order: WarmUp) -> int:
+        """Ask every warm worker to run ``order``; return the number of the round."""
+        number = self.warm_ups.begin(order, self.sizing.warm)
+        for pid in self.warm_ups.round.waiting:
+            os.kill(pid, REWARM_SIGNAL)
+        return number
+
+    # Processes end.
+
+    def end(self, pid: int, *, at_once: bool) -> None:
+        """Ask a worker to end; with ``at_once`` it is not asked."""
+        process, _ = self._process_by_pid(pid)
+        process._controlled_termination = True  # noqa: SLF001  billiard's name
+        self._signal(pid, signal.SIGKILL if at_once else signal.SIGTERM)
+
+    def kill(self, pid: int) -> None:
+        """Kill a worker, if it is still there."""
+        self._signal(pid, signal.SIGKILL)
+
+    def kill_unhealthy(self, process: Any) -> None:
+        """Kill a worker that hangs; what it ran is lost with it, and it is replaced."""
+        process.is_unhealthy = True
+        self.kill(process.pid)
+
+    @staticmethod
+    def _signal(pid: int, number: int) -> None:
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.kill(pid, number)
+
+    def is_alive(self, pid: int) -> bool:
+        """Return whether there is a worker of this process id, and it has not ended."""
+        process, _ = self._process_by_pid(pid)
+        return process is not None and bool(process._is_alive())  # noqa: SLF001  billiard's name
+
+    def terminate_job(self, pid: int, sig: int | None = None) -> None:
+        """End the worker of an operation that is revoked."""
+        super().terminate_job(pid, sig)
+        for process in self._pool:
+            if process.pid == pid:
+                # Not all that it runs: each knows whether it is the one.
+                process._job_terminated = False  # noqa: SLF001  billiard's name
+
+    # Processes are reaped.
 
     def _track_child_process(self, proc: Any, hub: Any) -> None:
         """Have the loop notice a worker's end, whatever processes it has started.
@@ -152,200 +306,95 @@ class WarmPool(SizedPool):
         if proc in self._pool:
             hub.call_later(again, self._event_process_exit, hub, proc, min(1.0, 2 * again))
 
-    def on_warming(self, pid: int) -> None:
-        """Start the clock of a worker that begins its warm-up."""
-        self.reports.pop(pid, None)
-        self.warming.add(pid)
-        self._hub.call_later(self.plan.settings.init_timeout, self._kill_if_cold, pid)
+    def process_flush_queues(self, proc: Any) -> None:
+        """Read the last messages of a worker that ended, and note the operations it was running."""
+        self._result_handler.drain(proc)
+        self.dispatch.accept_begun(proc)
 
-    def _kill_if_cold(self, pid: int) -> None:
-        process, _ = self._process_by_pid(pid)
-        if process is None or pid in self.reports or not process._is_alive():  # noqa: SLF001  billiard's name
-            return
-        logger.error(
-            "pool %s: worker %s was not warm within init_timeout (%g s) and is killed",
-            self.plan.pool,
-            pid,
-            self.plan.settings.init_timeout,
-        )
-        os.kill(pid, signal.SIGKILL)
+    def on_job_process_down(self, job: Job, pid_gone: int) -> None:
+        """Give away a job that a dead worker had not begun, once the worker is reaped."""
+        if job._write_to not in self._pool:  # noqa: SLF001  billiard's name
+            super().on_job_process_down(job, pid_gone)
 
-    def on_warmed(self, report: WorkerReport) -> None:
-        """Keep a worker's report; say what failed."""
-        self.reports[report.pid] = report
-        self.failed_report = report if report.error else None
-        self.warming.discard(report.pid)
-        has_ended = self.round.hear(report)
-        tell_of_warm_up(self.plan.pool, report)
-        if has_ended:
-            self.round.tell(self.plan)
+    def _put_back(self, job: Job) -> None:
+        self.dispatch.put_back(job)
 
-    def _emit_error(
-        self, category: Category, operation: str | None, exception: BaseException
-    ) -> None:
-        telemetry.execute(
-            "error",
-            {"count": 1},
-            {
-                "pool": self.plan.pool,
-                "category": category,
-                "operation": operation,
-                "exception": exception,
-            },
-        )
+    def on_job_process_lost(self, job: Job, pid: int, exitcode: int) -> None:
+        """End an operation whose worker is gone: as revoked, or as lost."""
+        if self.dispatch.lose(job, exitcode, with_node=self._state == TERMINATE):
+            super().on_job_process_lost(job, pid, exitcode)
 
-    def on_warm(self, process: Any) -> None:
-        """Tell of a worker that has become warm."""
-        self.backoff.succeeded()
-        now = time.monotonic()
-        pid = process.pid
-        worker = {"pool": self.plan.pool, "worker": pid}
-        telemetry.execute("worker.init", {"duration": now - self._forked_at[pid]}, worker)
-        if not self._announced and len(self.warm) == self.size + self.spares:
-            self._announced = True
-            merged = summary(self.reports.values())
-            seconds = now - self._first_fork_at
-            logger.info(
-                "pool %s: %s of %s workers are warm after %.3f s (%s)",
-                self.plan.pool,
-                merged["succeeded"],
-                self.size + self.spares,
-                seconds,
-                self.plan.settings.warmup.strategy,
-            )
-            tell_of_start(self.plan, seconds, len(self.warm), self._failed_starts)
+    def on_inqueue_close(self, fd: int, proc: Any) -> None:
+        """Forget the pipe to a worker that is gone, unless another has its number by now."""
+        if self._fileno_to_inq.get(fd) is proc:
+            del self._fileno_to_inq[fd]
+            self._all_inqueues.discard(fd)
 
-    def on_serving(self, process: Any) -> None:
-        """Count a worker's time from now; say so if it stands in for one that died."""
-        self.scoreboard.serves(process.index)
-        if self._deaths:
-            died_at, exitcode, cause = self._deaths.popleft()
-            duration = time.monotonic() - died_at
-            self.scoreboard.recovered(duration)
-            telemetry.execute(
-                "recovery",
-                {"duration": duration},
-                {
-                    "pool": self.plan.pool,
-                    "worker": process.pid,
-                    "exitcode": exitcode,
-                    "cause": cause,
-                },
-            )
+    def _join_exited_workers(self, shutdown: bool = False) -> Any:
+        before = {process.pid: process for process in self._pool}
+        exitcodes = super()._join_exited_workers(shutdown)
+        gone = before.keys() - {process.pid for process in self._pool}
+        for pid in gone:
+            self._on_gone(before[pid], shutdown=shutdown)
+        for pid in gone:
+            self.sizing.on_gone(pid)
+            process = before[pid]
+            if not process.dead and not shutdown:
+                process.dead = True
+                self.destroy_queues((process.inq, process.outq, process.synq), process)
+        return exitcodes
 
-    def on_resting(self, process: Any) -> None:
-        """Count a worker's time no more."""
-        self.scoreboard.rests(process.index)
+    def _on_gone(self, process: Any, *, shutdown: bool) -> None:
+        pid, sizing = process.pid, self.sizing
+        end = End.of(process, shutdown=shutdown)
+        failed = not end.was_asked and (pid not in sizing.warm or end.exitcode == EX_WARM_UP_FAILED)
+        self.warm_ups.on_gone(pid, shutdown=shutdown)
+        served = pid in sizing.serving and not failed
+        self.deaths.on_end(end, served=served, lacking=sizing.lacking())
+        if failed and not shutdown:
+            self.warm_ups.on_failed(pid)
 
-    def on_gone(self, processes: Collection[Any], *, shutdown: bool) -> None:
-        """Account for workers that are gone, and wait before the next if one was never warm."""
-        for process in processes:
-            pid = process.pid
-            ended = getattr(process, "_controlled_termination", False)
-            failed = not ended and (pid not in self.warm or process.exitcode == EX_WARM_UP_FAILED)
-            self.warming.discard(pid)
-            self.reports.pop(pid, None)
-            if self.round.miss(pid) and not shutdown:
-                self.round.tell(self.plan)
-            served = pid in self.serving and not failed
-            self._on_worker_end(process, shutdown=shutdown, served=served)
-            if failed and not shutdown:
-                self._failed_starts += not self._announced
-                pause = self.backoff.failed(time.monotonic())
-                logger.error(
-                    "pool %s: worker %s ended before it was warm; the next starts in %.1f s",
-                    self.plan.pool,
-                    pid,
-                    pause,
-                )
+    def _repopulate_pool(self, _exitcodes: Iterable[int]) -> None:
+        self.sizing.settle()
 
-    def ended(self) -> None:
-        """Account for the workers that were there to the end."""
-        for process in self._pool:
-            self._on_worker_end(process, shutdown=True, served=False)
+    # The pool ends.
 
-    def _on_worker_end(self, process: Any, *, shutdown: bool, served: bool) -> None:
-        """Tell the scoreboard and the telemetry of a worker that is gone."""
-        now = time.monotonic()
-        pid, exitcode = process.pid, process.exitcode
-        end_descendants(pid)
-        timed_out = process.timed_out
-        expected = (
-            shutdown
-            or timed_out
-            or exitcode in (EX_OK, EX_RECYCLE)
-            or getattr(process, "_controlled_termination", False)
-        )
-        cause = None if expected else self._cause(process)
-        lost, failed = self.scoreboard.died(process.index, timed_out=timed_out)
-        telemetry.execute(
-            "worker.terminate",
-            {"age": now - self._forked_at.pop(pid, now)},
-            {
-                "pool": self.plan.pool,
-                "worker": pid,
-                "exitcode": exitcode,
-                "expected": expected,
-                "cause": cause,
-            },
-        )
-        for _ in range(failed):
-            self._emit_error(Category.TIMEOUT, None, TimeLimitExceeded())
-        for _ in range(lost):
-            error = WorkerLostError(f"worker {pid} ended in an operation: {human_status(exitcode)}")
-            self._emit_error(Category.COMMUNICATION, None, error)
-        if served and cause is not None:
-            self._deaths.append((now, exitcode, cause))
-            self._forget_deaths()
-
-    def kill_unhealthy(self, process: Any) -> None:
-        """Kill a worker that hangs; what it ran is lost with it, and it is replaced."""
-        process.unhealthy = True
-        self._signal(process.pid, signal.SIGKILL)
-
-    def beats(self, process: Any) -> int:
-        """Return how often the pulse of a worker has beaten."""
-        return self._pulses[process.index].beats
-
-    def _cause(self, process: Any) -> Cause:
-        if getattr(process, "unhealthy", False):
-            return Cause.UNHEALTHY
-        return self.crashes.cause(process.exitcode)
-
-    def resize(self, size: int, spares: int | None = None) -> None:
-        """Set another size; nobody stands in for the dead of a pool that is enough without."""
-        super().resize(size, spares)
-        self._forget_deaths()
-
-    def _forget_deaths(self) -> None:
-        alive = sum(process.pid in self.serving for process in self._pool)
-        while len(self._deaths) > max(0, self.wanted - alive):
-            self._deaths.popleft()
-
-    def fork(self, number: int) -> None:
-        """Start ``number`` workers, or later if the last could not be warmed."""
-        pause = self.backoff.until - time.monotonic()
-        if number and pause > 0:
-            self._hub.call_later(pause, self.maintain_pool)
-        else:
-            super().fork(number)
+    def flush(self) -> None:
+        """Forget the operations that no worker has begun: other nodes run them."""
+        if self._state != TERMINATE:
+            self.dispatch.forget_what_has_not_begun()
+            self.maintain_pool()
 
     def close(self) -> None:
         """Take no more work, and end the workers that warm up: nothing waits for them.
 
         They hold no operation that has begun, and no timer ends them any more.
         """
+        self.dispatch.hand_out()
         super().close()
+        self.sizing.stop()
+        self.dispatch.close()
         for process in self._pool:
-            if process.pid not in self.warm or process.pid in self.warming:
-                with suppress(ProcessLookupError):  # it ended by itself
-                    # SIGKILL: right after its fork a worker still ignores SIGTERM.
-                    os.kill(process.pid, signal.SIGKILL)
+            if process.pid not in self.sizing.warm or process.pid in self.warm_ups.warming:
+                # SIGKILL: right after its fork a worker still ignores SIGTERM.
+                self.kill(process.pid)
 
-    def warm_again(self, order: WarmUp) -> int:
-        """Ask every warm worker to run ``order``; return the number of the round."""
-        self.plan.orders.give(order)
-        self.round = WarmUpRound.of(self.round.number + 1, self.warm, order.strategy)
-        for pid in self.round.waiting:
-            os.kill(pid, REWARM_SIGNAL)
-        return self.round.number
+    def terminate(self) -> None:
+        """End the workers at once."""
+        self.sizing.stop()
+        self.dispatch.stop()
+        super().terminate()
+
+    @staticmethod
+    def _stop_task_handler(task_handler: Any) -> None:
+        """Finish the writes that have begun, and tell the workers that no more comes."""
+        for process in task_handler.pool:
+            with suppress(OSError):  # the worker is gone
+                os.set_blocking(process.inqW_fd, True)
+                process.lane.send(process.inqW_fd)
+                process.inq.put(None)
+
+    def ended(self) -> None:
+        """Account for the workers that were there to the end."""
+        for process in self._pool:
+            self.deaths.on_end(End.of(process, shutdown=True))

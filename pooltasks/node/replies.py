@@ -13,10 +13,10 @@ from celery.concurrency.asynpool import ResultHandler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pooltasks.node.dispatch import DispatchPool
+    from pooltasks.node.dispatch import Dispatch
 
 DONE = 67
-"""Message to the node: an operation is done (see ``DispatchPool.on_done``)."""
+"""Message to the node: an operation is done (see ``Dispatch.on_done``)."""
 SKIPPED = 68
 """Message to the node: an operation was taken back before it began (its number)."""
 PART = 70
@@ -30,7 +30,7 @@ _AGAIN = 0.5
 class Replies(ResultHandler):
     """Reads all that has arrived from a worker at once; Celery reads a message a turn."""
 
-    pool: DispatchPool
+    dispatch: Dispatch
 
     def _make_process_result(self, hub: Any) -> Callable[[int], None]:
         def on_readable(fd: int) -> None:
@@ -81,9 +81,9 @@ class Replies(ResultHandler):
     def _handle(self, process: Any, message: Any) -> None:
         kind, arguments = message
         if kind == DONE:
-            self.pool.on_done(process, *arguments)
+            self.dispatch.on_done(process, *arguments)
         elif kind == SKIPPED:
-            self.pool.on_skipped(process, *arguments)
+            self.dispatch.on_skipped(process, *arguments)
         else:
             self.on_state_change(message)
 
@@ -104,7 +104,7 @@ class Replies(ResultHandler):
             if not workers:
                 return
             for process in workers.values():
-                self.pool.accept_begun(process)
+                self.dispatch.accept_begun(process)
             poller = select.poll()
             for fd in workers:
                 poller.register(fd, select.POLLIN)

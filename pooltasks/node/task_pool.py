@@ -18,12 +18,12 @@ from pooltasks.node.backlog import Backlog
 from pooltasks.node.batches import Gatherer
 from pooltasks.node.error_log import ErrorLog, sent_by
 from pooltasks.node.headroom import Headroom
-from pooltasks.node.process_pool import WarmPool
+from pooltasks.node.process_pool import ProcessPool
 from pooltasks.node.sampler import Sampler, Workforce
 from pooltasks.node.scoreboard import Scoreboard
 from pooltasks.node.shortcut import Claims
 from pooltasks.node.upkeep import Upkeep
-from pooltasks.node.warmup import Plan, summary
+from pooltasks.node.warmup import Plan
 
 if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 
 class TaskPool(prefork.TaskPool):
-    """Celery's prefork pool made of a :class:`WarmPool`."""
+    """Celery's prefork pool made of a :class:`ProcessPool`."""
 
-    _pool: WarmPool
+    _pool: ProcessPool
 
     is_debugging = False
     """Whether operations run in the node's own process, under a debugger."""
-    workers_class: type = WarmPool
+    workers_class: type = ProcessPool
     uses_semaphore = False
     """Reserved operations go to the dispatch at once, which knows how many a worker can have."""
 
@@ -88,14 +88,10 @@ class TaskPool(prefork.TaskPool):
         self.max_deliveries = settings.max_deliveries
         self.Pool = partial(
             self.workers_class,
-            spares=settings.spares,
-            overflow=settings.max_overflow,
-            queued=self._queued,
             plan=plan,
             scoreboard=self.scoreboard,
             stores=self._is_stock,
-            strategy=settings.strategy,
-            slots=settings.slots,
+            queued=self._queued,
             accepts_first=self._acknowledges_first,
             claims=self.claims,
             on_result=self.keep_result,
@@ -123,8 +119,8 @@ class TaskPool(prefork.TaskPool):
         gc.collect()
         gc.freeze()
         super().on_start()
-        self.submit = self._pool.submit
-        self.gatherer = Gatherer(self._pool.submit)
+        self.submit = self._pool.dispatch.submit
+        self.gatherer = Gatherer(self.submit)
         self.flush = self._flush
         self.grow, self.shrink = self._add, lambda n=1: self._add(-n)
         self._upkeep = Upkeep(self._pool, extension.pool, settings)
@@ -132,8 +128,9 @@ class TaskPool(prefork.TaskPool):
         telemetry.execute("pool.init", {"size": self.limit}, {"pool": extension.pool})
 
     def _room(self, busy: float) -> int | None:
-        self._pool.room = self._headroom.room(self._pool.warm, busy)
-        return self._pool.room
+        sizing = self._pool.sizing
+        sizing.room = self._headroom.room(sizing.warm, busy)
+        return sizing.room
 
     def _queued(self) -> int:
         """Return how many operations are in the queue, to which the node may help itself."""
@@ -159,7 +156,7 @@ class TaskPool(prefork.TaskPool):
 
     def recall(self) -> None:
         """Have no worker begin anything more."""
-        self._pool.recall()
+        self._pool.dispatch.recall()
 
     def forget_what_has_not_begun(self) -> bool:
         """Forget what no worker has begun, some milliseconds after :meth:`recall`.
@@ -169,7 +166,7 @@ class TaskPool(prefork.TaskPool):
             workers are about to say so: what was forgotten is to be told again then.
         """
         self._flush()
-        return self._pool.is_decided()
+        return self._pool.dispatch.is_decided()
 
     def _flush(self) -> None:
         self.gatherer.forget()
@@ -177,11 +174,11 @@ class TaskPool(prefork.TaskPool):
 
     def is_idle(self) -> bool:
         """Return whether no operation is in the pool."""
-        return not self._pool.jobs and self.gatherer.is_empty()
+        return not self._pool.dispatch.jobs and self.gatherer.is_empty()
 
     def depth(self) -> int:
         """Return how many operations a slot can have at a time."""
-        return self._pool.depth()
+        return self._pool.dispatch.depth()
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Attach to the loop; called again after each reconnection."""
@@ -203,7 +200,7 @@ class TaskPool(prefork.TaskPool):
         super().on_terminate()
         self._after_stop(pool)
 
-    def _after_stop(self, pool: WarmPool | None) -> None:
+    def _after_stop(self, pool: ProcessPool | None) -> None:
         if pool is None:  # it was stopped before
             return
         pool.ended()
@@ -223,7 +220,7 @@ class TaskPool(prefork.TaskPool):
     @property
     def num_processes(self) -> int:
         """How many slots are to serve; Celery derives the prefetch count from it."""
-        return self._pool.size * self.slots
+        return self._pool.sizing.size * self.slots
 
     def resize(
         self,
@@ -259,9 +256,9 @@ class TaskPool(prefork.TaskPool):
         floor, ceiling = self.bounds
         most = None if spares is None else min(spares, ceiling)
         if overflow is not None:
-            self._pool.overflow.most = min(overflow, ceiling)
+            self._pool.sizing.overflow.most = min(overflow, ceiling)
         self._pool.resize(min(max(size, floor), ceiling), most)
-        self.limit = self._pool.size
+        self.limit = self._pool.sizing.size
 
     def _add(self, n: int = 1) -> None:
         """Do what Celery's own ``pool_grow`` and ``pool_shrink`` ask for, or refuse it whole.
@@ -269,7 +266,7 @@ class TaskPool(prefork.TaskPool):
         Celery changes the prefetch count by as much afterwards.
         """
         floor, ceiling = self.bounds
-        size = self._pool.size + n
+        size = self._pool.sizing.size + n
         if not floor <= size <= ceiling:
             raise ValueError(f"The size would be {size}; allowed: {floor} to {ceiling}.")
         self.resize(size)
@@ -294,19 +291,20 @@ class TaskPool(prefork.TaskPool):
             each runs at once; ``token``: the last one; ``debugging``: whether there is no worker
             process, and operations run in the node itself.
         """
-        staff = self._pool.staff()
+        sizing = self._pool.sizing
+        staff = sizing.staff()
         floor, ceiling = self.bounds
         return {
-            "size": self._pool.size,
+            "size": sizing.size,
             "floor": floor,
             "ceiling": ceiling,
             "warm": len(staff.serving),
-            "cold": max(0, self._pool.size - len(staff.serving)),
-            "warming": len(staff.cold) + self._pool.coming,
+            "cold": max(0, sizing.size - len(staff.serving)),
+            "warming": len(staff.cold) + sizing.coming,
             "spares": len(staff.resting),
-            "spares_wanted": self._pool.spares,
+            "spares_wanted": sizing.spares,
             "overflow": self.overflow,
-            "max_overflow": self._pool.overflow.most,
+            "max_overflow": sizing.overflow.most,
             "busy": len(staff.busy),
             "slots": self.slots,
             "token": self._token,
@@ -316,12 +314,13 @@ class TaskPool(prefork.TaskPool):
     def _workforce(self) -> Workforce:
         if self._pool is None:
             return Workforce(0, 0, 0, 0, 0, ())
-        staff = self._pool.staff()
+        sizing = self._pool.sizing
+        staff = sizing.staff()
         pids = (*staff.serving, *staff.resting, *staff.cold)
         return Workforce(
-            size=self._pool.size,
+            size=sizing.size,
             warm=len(staff.serving),
-            warming=len(staff.cold) + self._pool.coming,
+            warming=len(staff.cold) + sizing.coming,
             spares=len(staff.resting),
             overflow=self.overflow,
             pids=pids,
@@ -336,12 +335,13 @@ class TaskPool(prefork.TaskPool):
     @property
     def overflow(self) -> int:
         """How many temporary workers are given operations."""
-        return min(self._pool.overflow.count, max(0, len(self._pool.serving) - self._pool.size))
+        return self._pool.sizing.temporary()
 
     def warm_and_cold(self) -> tuple[int, int]:
         """Return how many workers take operations and how many do not yet."""
-        warm = len(self._pool.serving)
-        return warm, max(0, self._pool.size - warm)
+        sizing = self._pool.sizing
+        warm = len(sizing.serving)
+        return warm, max(0, sizing.size - warm)
 
     def warm_again(self, order: WarmUp) -> int:
         """Ask every warm worker to run ``order``; return the number of the round."""
@@ -356,17 +356,7 @@ class TaskPool(prefork.TaskPool):
         Args:
             number: The round, as :meth:`warm_again` returned it.
         """
-        if number is None:
-            failed = self._pool.failed_report
-            return {
-                **summary(self._pool.reports.values()),
-                "finished": True,
-                "last_failure": failed.failure if failed else None,
-            }
-        current = self._pool.round
-        if current.number != number:
-            return {**summary(()), "finished": True, "superseded": True}
-        return {**summary(current.reports), "finished": not current.waiting}
+        return self._pool.warm_ups.report(number)
 
     def workers(self) -> list[dict[str, Any]]:
         """Return what is known of each worker.
@@ -376,7 +366,7 @@ class TaskPool(prefork.TaskPool):
             ``warming``; ``busy``; ``outgoing``: it is being replaced; and as
             :meth:`Upkeep.report` ``cpu``, ``memory``, ``age``, ``operations``, ``health``.
         """
-        staff = self._pool.staff()
+        staff = self._pool.sizing.staff()
         states = {
             **dict.fromkeys(staff.serving, "warm"),
             **dict.fromkeys(staff.resting, "spare"),

@@ -15,7 +15,7 @@ from pooltasks.node.health import Check, Problem, Vitals, check
 from pooltasks.node.kernel_files import read
 
 if TYPE_CHECKING:
-    from pooltasks.node.process_pool import WarmPool
+    from pooltasks.node.process_pool import ProcessPool
     from pooltasks.pool_settings import PoolSettings
 
 logger = get_logger(__name__)
@@ -39,7 +39,7 @@ class Upkeep:
         settings: Of the pool.
     """
 
-    def __init__(self, pool: WarmPool, name: str, settings: PoolSettings) -> None:
+    def __init__(self, pool: ProcessPool, name: str, settings: PoolSettings) -> None:
         self._pool = pool
         self._name = name
         self._settings = settings
@@ -61,7 +61,7 @@ class Upkeep:
         limit = settings.memory_limit_mb
         before, self._checks = self._checks, {}
         now = time.monotonic()
-        for process in self._pool.workers():
+        for process in self._pool.sizing.workers():
             pid = process.pid
             vitals = self._vitals(process, now)
             if vitals is None:  # it has just ended
@@ -112,26 +112,26 @@ class Upkeep:
             default=None,
         )
         unaccepted = None
-        if len(running) < self._settings.slots and process.pid not in self._pool.warming:
+        if len(running) < self._settings.slots and process.pid not in self._pool.warm_ups.warming:
             unaccepted = min((number for number in jobs if number not in running), default=None)
-        return Vitals(self._pool.beats(process), cpu, memory, unaccepted, overdue)
+        return Vitals(process.pulse.beats, cpu, memory, unaccepted, overdue)
 
     def recycle(self) -> None:
         """Have a worker replaced that is due, unless another one still is."""
-        self._pool.crashes.forget()
-        if self._pool.outgoing:
+        self._pool.deaths.crashes.forget()
+        if self._pool.sizing.outgoing:
             return
-        for process in self._pool.workers():
+        for process in self._pool.sizing.workers():
             reason = self._due(process)
             if reason is not None:
                 logger.info("pool %s: worker %s is replaced: %s", self._name, process.pid, reason)
-                self._pool.replace(process.pid)
+                self._pool.sizing.replace(process.pid)
                 return
 
     def _due(self, process: Any) -> str | None:
         """Return why a worker is due to be replaced; None if it is not."""
         settings = self._settings
-        age = self._pool.age(process.pid)
+        age = time.monotonic() - process.forked_at
         operations = process.lane.done
         last = self._checks.get(process.pid)
         if settings.recycle_age is not None and age >= settings.recycle_age:
@@ -160,7 +160,7 @@ class Upkeep:
         return {
             "cpu": cpu,
             "memory": memory,
-            "age": self._pool.age(process.pid),
+            "age": now - process.forked_at,
             "operations": process.lane.done,
             "health": last
             and {

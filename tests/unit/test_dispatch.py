@@ -1,21 +1,24 @@
 from __future__ import annotations
 
+import os
 import pickle
 import time
-from collections import deque
+from collections import Counter
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from billiard.pool import RUN
+from billiard.pool import RUN, TERMINATE
 
 from pooltasks.broker.names import Names
-from pooltasks.node.dispatch import DispatchPool
+from pooltasks.node.dispatch import Dispatch
 from pooltasks.node.jobs import Blame, Call, Kind, Lane
 from pooltasks.node.outcome import Ending, Fate, How
-from pooltasks.node.process_pool import TimeLimits
+from pooltasks.node.process_pool import ProcessPool
 from pooltasks.node.shortcut import Claim, Claims
+from pooltasks.node.timeouts import TimeLimits
 from pooltasks.node.turn import Turn
 
 if TYPE_CHECKING:
@@ -49,39 +52,44 @@ class Owner:
         self.told.append("terminated")
 
 
-class Pool(DispatchPool):
+class Pool(Dispatch):
     """The dispatch alone: its workers are lanes, and what is written stays here."""
 
-    def __init__(  # super() would fork
-        self, workers: int, strategy: str = "lifo", slots: int = 1
-    ) -> None:
-        self._state = RUN
-        self._cache: dict[int, Any] = {}
-        self.outbound_buffer: deque[Any] = deque()
-        self.written: list[tuple[int, list[int]]] = []
-        self.claimed: list[Claim | None] = []
-        self.results: list[Any] = []
-        self.restart_state = SimpleNamespace(R=0)
-        self.write_stats = dict.fromkeys(range(workers), 0)
-        self.soft_timeout = self.timeout = None
-        self._busy_workers: set[int] = set()
-        self._mark_worker_as_available = self._busy_workers.discard
-        self._strategy = strategy
-        self.slots = slots
-        self._accepts_first = lambda name: name == "at_most_once"
-        self._claims = Claims()
-        self._on_result = self.results.append
-        self._tags = count(1)
-        self._uses = 0
-        self._looks = True  # no loop: the tests look themselves
-        self._durations: dict[str, float] = {}
-        self._recent = float("inf")
-        self.on_timeout_set = self.on_timeout_cancel = lambda *_: None
-        self._pool = [
+    def __init__(self, workers: int, strategy: str = "lifo", slots: int = 1) -> None:
+        self.processes: list[Any] = [
             SimpleNamespace(pid=100 + index, index=index, inqW_fd=index, lane=Lane(Turn(slots)))
             for index in range(workers)
         ]
-        self._fileno_to_inq = {process.inqW_fd: process for process in self._pool}
+        self.open_to = {process.inqW_fd: process for process in self.processes}
+        self.writes = Counter[int]()
+        self.looks = 0
+        self.claims = Claims()
+        self.claimed: list[Claim | None] = []
+        self.results: list[Any] = []
+        self.freed: list[Any] = []
+        self._tags = count(1)
+        super().__init__(
+            self.processes,
+            self.open_to.values(),
+            {},
+            self.writes,
+            strategy=strategy,
+            slots=slots,
+            accepts_first=lambda name: name == "at_most_once",
+            claims=self.claims,
+            on_written=self._note_look,
+            on_result=self.results.append,
+            on_end=self.freed.append,
+        )
+        self.on_timeout_set = self.on_timeout_cancel = lambda *_: None
+
+    def _note_look(self) -> None:
+        self.looks += 1
+
+    def open_only(self, *indices: int) -> None:
+        """Have only these workers be given operations."""
+        self.open_to.clear()
+        self.open_to.update({index: self.processes[index] for index in indices})
 
     def _write(self, process: Any) -> None:
         _, operations = pickle.loads(process.lane.unsent[4:])  # noqa: S301  our own
@@ -107,7 +115,7 @@ class Pool(DispatchPool):
         self.on_done(process, number, ENDED, None, seconds, False)
 
     def loads(self) -> list[int]:
-        return [len(process.lane.jobs) for process in self._pool]
+        return [len(process.lane.jobs) for process in self.processes]
 
     def knows(self, name: str, seconds: float) -> None:
         self._durations[name] = seconds
@@ -117,9 +125,9 @@ def test_an_operation_that_nobody_knows_goes_alone_to_an_idle_worker() -> None:
     pool = Pool(2)
     for _ in range(3):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads() == [1, 1]
-    assert len(pool.outbound_buffer) == 1
+    assert len(pool.waiting) == 1
 
 
 def test_short_operations_go_several_at_a_time_and_evenly() -> None:
@@ -127,7 +135,7 @@ def test_short_operations_go_several_at_a_time_and_evenly() -> None:
     pool.knows("op", 0.0005)
     for _ in range(22):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert sorted(pool.loads()) == [5, 5, 6, 6]
 
 
@@ -136,7 +144,7 @@ def test_a_worker_is_written_no_more_than_some_milliseconds_of_work() -> None:
     pool.knows("op", 0.002)
     for _ in range(10):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads() == [2]
 
 
@@ -145,7 +153,7 @@ def test_idle_workers_come_before_a_second_operation_anywhere() -> None:
     pool.knows("op", 0.0001)
     for _ in range(3):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads() == [1, 1, 1]
 
 
@@ -153,13 +161,13 @@ def test_idle_workers_come_before_a_second_operation_anywhere() -> None:
 def test_the_strategy_says_which_idle_worker_is_next(strategy: str, expected: int) -> None:
     pool = Pool(2, strategy)
     for index in (0, 1):  # the second worker is the one used last
-        pool._fileno_to_inq = {index: pool._pool[index]}
+        pool.open_only(index)
         pool.submit()
-        pool.on_poll_start()
-        pool.finish(pool._pool[index])
-    pool._fileno_to_inq = {process.inqW_fd: process for process in pool._pool}
+        pool.hand_out()
+        pool.finish(pool.processes[index])
+    pool.open_only(0, 1)
     pool.submit("new")
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads().index(1) == expected
 
 
@@ -167,12 +175,12 @@ def test_one_long_run_makes_its_kind_go_alone_again() -> None:
     pool = Pool(1)
     pool.knows("op", 0.0001)
     pool.submit()
-    pool.on_poll_start()
-    pool.finish(pool._pool[0], seconds=0.5)
+    pool.hand_out()
+    pool.finish(pool.processes[0], seconds=0.5)
     assert pool.depth() == 1
     for _ in range(3):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads() == [1]
 
 
@@ -180,15 +188,15 @@ def test_what_waits_behind_a_long_run_is_taken_back() -> None:
     pool = Pool(1)
     pool.knows("op", 0.0001)
     jobs = [pool.submit() for _ in range(3)]
-    pool.on_poll_start()
-    process = pool._pool[0]
+    pool.hand_out()
+    process = pool.processes[0]
     process.lane.turn.begin(1)
     long_after = time.monotonic() + 1
-    pool._take_back(process.lane, long_after)
+    pool.look(long_after)
     assert pool.loads() == [3], "the worker may be about to begin the next"
-    pool._take_back(process.lane, long_after)
+    pool.look(long_after)
     assert pool.loads() == [1]
-    assert set(pool.outbound_buffer) == set(jobs[1:])
+    assert set(pool.waiting) == set(jobs[1:])
     assert not process.lane.turn.begin(2)
 
 
@@ -196,23 +204,23 @@ def test_what_the_worker_left_out_before_the_node_took_it_back_is_not_lost() -> 
     pool = Pool(1)
     pool.knows("op", 0.0001)
     jobs = [pool.submit() for _ in range(2)]
-    pool.on_poll_start()
-    process = pool._pool[0]
+    pool.hand_out()
+    process = pool.processes[0]
     process.lane.turn.begin(1)
-    pool._take_back(process.lane, time.monotonic() + 1)
+    pool.look(time.monotonic() + 1)
     assert not process.lane.turn.begin(2)
-    pool._take_back(process.lane, time.monotonic() + 1)
+    pool.look(time.monotonic() + 1)
     assert pool.loads() == [2], "the number was begun, so the worker's word decides"
     pool.on_skipped(process, 2)
-    assert list(pool.outbound_buffer) == jobs[1:]
+    assert list(pool.waiting) == jobs[1:]
 
 
 def test_begin_end_and_result_are_told_once_and_in_their_order() -> None:
     pool = Pool(1)
     owner = Owner()
     job = pool.submit(owner=owner)
-    pool.on_poll_start()
-    process = pool._pool[0]
+    pool.hand_out()
+    process = pool.processes[0]
     process.lane.turn.begin(1)
     pool.accept_begun(process)
     pool.accept_begun(process)
@@ -220,14 +228,14 @@ def test_begin_end_and_result_are_told_once_and_in_their_order() -> None:
     pool.on_done(process, 1, ENDED, None, 0.1, False)
     assert owner.told == ["begins", "ends"]
     assert job.ready()
-    assert not pool._cache
+    assert not pool.jobs
 
 
 def test_what_had_ended_before_its_worker_died_has_begun() -> None:
     pool = Pool(1)
     jobs = [pool.submit() for _ in range(2)]
-    pool.on_poll_start()
-    process = pool._pool[0]
+    pool.hand_out()
+    process = pool.processes[0]
     process.lane.turn.begin(1)
     process.lane.turn.end()  # the worker is killed before it tells its node
     pool.accept_begun(process)
@@ -237,10 +245,10 @@ def test_what_had_ended_before_its_worker_died_has_begun() -> None:
 def test_the_result_of_what_was_given_up_is_not_stored() -> None:
     pool = Pool(1)
     job = pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     job.discard()
     stored: Any = ("key", b"value", 0)
-    pool.on_done(pool._pool[0], 1, ENDED, stored, 0.1, False)
+    pool.on_done(pool.processes[0], 1, ENDED, stored, 0.1, False)
     assert not pool.results
 
 
@@ -256,7 +264,7 @@ class Intake:
 def claiming(pool: Pool) -> Intake:
     """Give the pool an intake from which its operations come."""
     intake: Any = Intake()
-    pool._claims.intake = intake
+    pool.claims.intake = intake
     return intake
 
 
@@ -273,7 +281,7 @@ def test_its_node_completes_what_goes_in_a_batch_and_what_others_wait_behind() -
     pool.knows("op", 0.0005)
     for _ in range(12):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert [claim is None for claim in pool.claimed] == [False, False, *[True] * 10]
 
 
@@ -284,7 +292,7 @@ def test_what_is_acknowledged_first_or_shares_its_worker_is_not_claimed(
     pool = Pool(1, slots=slots)
     claiming(pool)
     pool.submit(name)
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.claimed == [None]
 
 
@@ -306,7 +314,7 @@ def test_what_its_worker_has_completed_is_not_acknowledged_again() -> None:
     intake = claiming(pool)
     owner = Owner(lambda: None)
     pool.submit(owner=owner)
-    pool.on_done(pool._pool[0], 1, ENDED, None, 0.1, True)
+    pool.on_done(pool.processes[0], 1, ENDED, None, 0.1, True)
     assert owner.told == ["begins", "ends"]
     # So it is acknowledged no more: Reservations.acknowledge passes over what is not held.
     assert intake.reservations.held == {"tag-2"}
@@ -323,11 +331,11 @@ def test_slots_are_filled_where_the_fewest_are_busy_and_nothing_is_written_ahead
     pool.knows("op", 0.0001)
     for _ in range(7):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert sorted(pool.loads()) == [2, 2, 3]
     for _ in range(20):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads() == [4, 4, 4]
     assert pool.depth() == 1
 
@@ -338,12 +346,12 @@ def test_of_workers_that_are_as_busy_the_strategy_says_which_is_next(
 ) -> None:
     pool = Pool(2, strategy, slots=2)
     for index in (0, 1):
-        pool._fileno_to_inq = {index: pool._pool[index]}
+        pool.open_only(index)
         pool.submit()
-        pool.on_poll_start()
-    pool._fileno_to_inq = {process.inqW_fd: process for process in pool._pool}
+        pool.hand_out()
+    pool.open_only(0, 1)
     pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads().index(2) == expected
 
 
@@ -351,40 +359,40 @@ def test_a_suspect_runs_alone_and_gets_a_worker_although_others_come() -> None:
     pool = Pool(2, slots=2)
     for _ in range(3):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert sorted(pool.loads()) == [1, 2]
-    lighter = pool._pool[pool.loads().index(1)]
+    lighter = pool.processes[pool.loads().index(1)]
     suspect = pool.submit(suspect=True)
     pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert sorted(pool.loads()) == [1, 2], "the worker that has fewer is kept free for it"
     pool.finish(lighter)
-    pool.on_poll_start()
+    pool.hand_out()
     assert [*lighter.lane.jobs.values()] == [suspect]
     for _ in range(3):
         pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert [*lighter.lane.jobs.values()] == [suspect]
 
 
 def test_a_worker_that_begins_nothing_is_given_nothing_more_until_it_does() -> None:
     pool = Pool(2, slots=2)
-    stuck, other = pool._pool
-    pool._fileno_to_inq = {0: stuck}
+    stuck, other = pool.processes
+    pool.open_only(0)
     job = pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     later = time.monotonic() + 1
-    pool._take_back(stuck.lane, later)
-    pool._take_back(stuck.lane, later)
+    pool.look(later)
+    pool.look(later)
     assert pool.loads() == [0, 0]
-    pool._fileno_to_inq = {0: stuck, 1: other}
+    pool.open_only(0, 1)
     pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads() == [0, 2]
     assert job in other.lane.jobs.values()
     assert not stuck.lane.turn.begin(1)
     pool.submit()
-    pool.on_poll_start()
+    pool.hand_out()
     assert pool.loads() == [1, 2]
 
 
@@ -396,20 +404,20 @@ def test_a_worker_that_a_time_limit_ends_is_not_to_tell_of_it() -> None:
             self.failure = pool.submit(kind=Kind.FAILURE)
 
     pool = Pool(1, slots=2)
-    process, owner = pool._pool[0], Telling()
+    process, owner = pool.processes[0], Telling()
     process.timed_out = set()
     job = pool.submit(owner=owner)
     begin(process)
     pool.accept_begun(process)
-    limits = TimeLimits(pool._pool, pool.jobs, None, None)
+    limits = TimeLimits(pool.processes, pool.jobs, None, None)
     limits._trywaitkill = lambda _worker: None
     limits.on_hard_timeout(job)
-    pool.on_poll_start()
+    pool.hand_out()
     assert process.lane.jobs == {1: job}
-    assert [*pool.outbound_buffer] == [owner.failure]
-    other = pool._pool[0] = SimpleNamespace(pid=1, index=0, inqW_fd=0, lane=Lane(Turn(2)))
-    pool._fileno_to_inq = {0: other}
-    pool.on_poll_start()
+    assert [*pool.waiting] == [owner.failure]
+    other = pool.processes[0] = SimpleNamespace(pid=1, index=0, inqW_fd=0, lane=Lane(Turn(2)))
+    pool.open_only(0)
+    pool.hand_out()
     assert [*other.lane.jobs.values()] == [owner.failure]
 
 
@@ -417,29 +425,31 @@ def test_what_a_worker_runs_in_its_slots_is_not_taken_back() -> None:
     pool = Pool(1, slots=2)
     pool.submit()
     pool.submit()
-    pool.on_poll_start()
-    begin(pool._pool[0])
+    pool.hand_out()
+    begin(pool.processes[0])
     for _ in range(2):
-        pool._take_back(pool._pool[0].lane, time.monotonic() + 60)
+        pool.look(time.monotonic() + 60)
     assert pool.loads() == [2]
 
 
-def lose(pool: Pool) -> list[Blame]:
+def lose(pool: Pool, state: int = RUN) -> list[Blame]:
     """Have the only worker die; return what that says about each operation."""
-    process = pool._pool[0]
+    process = pool.processes[0]
     pool.accept_begun(process)
     jobs = list(process.lane.jobs.values())
+    reaper = ProcessPool.__new__(ProcessPool)  # __init__ would fork
+    reaper.dispatch, reaper._state = pool, state
     for job in jobs:
         if job.accepted() and not job.ready():
-            pool.on_job_process_lost(job, process.pid, -9)
+            reaper.on_job_process_lost(job, process.pid, -9)
     return [job.blame for job in jobs]
 
 
 def test_who_died_alone_is_to_blame() -> None:
     pool = Pool(1, slots=3)
     pool.submit()
-    pool.on_poll_start()
-    begin(pool._pool[0])
+    pool.hand_out()
+    begin(pool.processes[0])
     assert lose(pool) == [Blame.CERTAIN]
 
 
@@ -447,8 +457,8 @@ def test_who_died_in_company_is_a_suspect() -> None:
     pool = Pool(1, slots=3)
     for _ in range(3):
         pool.submit()
-    pool.on_poll_start()
-    begin(pool._pool[0])
+    pool.hand_out()
+    begin(pool.processes[0])
     assert lose(pool) == [Blame.SUSPECT] * 3
 
 
@@ -456,9 +466,9 @@ def test_the_neighbours_of_one_because_of_which_a_worker_is_ended_are_innocent()
     pool = Pool(1, slots=3)
     for _ in range(3):
         pool.submit()
-    pool.on_poll_start()
-    begin(pool._pool[0])
-    pool._pool[0].lane.jobs[2].ended_its_worker = True
+    pool.hand_out()
+    begin(pool.processes[0])
+    pool.processes[0].lane.jobs[2].ended_its_worker = True
     assert [lose(pool)[place] for place in (0, 2)] == [Blame.INNOCENT] * 2
 
 
@@ -467,9 +477,9 @@ def test_only_the_one_that_is_revoked_ends_as_revoked() -> None:
     owner = Owner()
     for _ in range(2):
         pool.submit(owner=owner)
-    pool.on_poll_start()
-    begin(pool._pool[0])
-    pool._pool[0].lane.jobs[1].terminate(15)
+    pool.hand_out()
+    begin(pool.processes[0])
+    pool.processes[0].lane.jobs[1].terminate(15)
     lose(pool)
     assert owner.told[-2:] == ["terminated", "lost"]
 
@@ -477,46 +487,44 @@ def test_only_the_one_that_is_revoked_ends_as_revoked() -> None:
 def test_a_failure_is_told_before_operations_and_never_completed_by_its_worker() -> None:
     pool = Pool(1)
     claiming(pool)
-    pool._pool[0].lane.unsent = memoryview(b"x")  # it has no room
+    pool.processes[0].lane.unsent = memoryview(b"x")  # it has no room
     pool.submit()
     failure = pool.submit(kind=Kind.FAILURE)
-    assert pool.outbound_buffer[0] is failure
+    assert pool.waiting[0] is failure
 
 
 def test_who_ran_beside_a_failure_that_killed_the_worker_is_innocent() -> None:
     pool = Pool(1, slots=2)
     pool.submit(kind=Kind.FAILURE)
     pool.submit()
-    pool.on_poll_start()
-    begin(pool._pool[0])
+    pool.hand_out()
+    begin(pool.processes[0])
     assert lose(pool)[1] is Blame.INNOCENT
 
 
 def test_a_new_connection_forgets_operations_and_keeps_failures() -> None:
     pool = Pool(1)
-    pool.maintain_pool = lambda: None
-    pool._pool[0].lane.unsent = memoryview(b"x")
+    pool.processes[0].lane.unsent = memoryview(b"x")
     pool.submit()
     failure = pool.submit(kind=Kind.FAILURE)
-    pool.flush()
-    assert [*pool.outbound_buffer] == [*pool.jobs.values()] == [failure]
+    pool.forget_what_has_not_begun()
+    assert [*pool.waiting] == [*pool.jobs.values()] == [failure]
 
 
 def test_a_node_that_stops_keeps_what_a_worker_has_begun_until_that_says_how_it_went() -> None:
     pool = Pool(1)
-    pool.maintain_pool = lambda: None
     ended, left_out = pool.submit(), pool.submit()
-    pool.on_poll_start()
-    turn = pool._pool[0].lane.turn
+    pool.hand_out()
+    turn = pool.processes[0].lane.turn
     # The worker has ended the first, and its answer is still in the pipe.
     assert turn.begin(1)
     turn.end()
     turn.told()
-    pool.flush()
+    pool.forget_what_has_not_begun()
     assert [*pool.jobs.values()] == [ended]
     assert not pool.is_decided()
     assert left_out not in pool.jobs.values()
-    pool.on_done(pool._pool[0], 1, ENDED, None, 0.001, False)
+    pool.on_done(pool.processes[0], 1, ENDED, None, 0.001, False)
     assert pool.is_decided()
     assert not pool.jobs
 
@@ -526,5 +534,102 @@ def test_a_result_that_is_buried_with_its_message_is_not_stored_twice() -> None:
     pool.submit()
     buried: Any = (int(How.FAILED), int(Fate.BURY))
     stored: Any = ("key", b"value", 0)
-    pool.on_done(pool._pool[0], 1, buried, stored, 0.1, False)
+    pool.on_done(pool.processes[0], 1, buried, stored, 0.1, False)
     assert not pool.results
+
+
+def test_what_a_node_loses_with_its_own_end_is_innocent() -> None:
+    pool = Pool(1)
+    pool.submit()
+    pool.hand_out()
+    begin(pool.processes[0])
+    assert lose(pool, TERMINATE) == [Blame.INNOCENT]
+
+
+def test_a_pool_that_stops_takes_nothing_more_and_writes_what_it_has() -> None:
+    pool = Pool(1)
+    pool.open_only()
+    pool.submit()
+    pool.stop()
+    assert pool.submit() is None
+    pool.open_only(0)
+    pool.hand_out()
+    assert pool.loads() == [1]
+
+
+def test_a_failure_that_no_worker_can_tell_of_is_the_nodes_when_the_pool_closes() -> None:
+    pool = Pool(1)
+    pool.open_only()
+    owner = Owner()
+    pool.submit()
+    pool.submit(kind=Kind.FAILURE, owner=owner)
+    pool.close()
+    assert owner.told == ["ends"]
+    assert [job.name for job in pool.waiting] == ["op"]
+
+
+def test_what_was_revoked_meanwhile_goes_to_no_other_worker() -> None:
+    pool = Pool(1)
+    owner = Owner()
+    job = pool.submit(owner=owner)
+    job.terminate(15)
+    pool.on_skipped(pool.processes[0], 1)
+    assert not pool.waiting
+    assert owner.told == ["begins", "terminated"]
+
+
+def test_the_sizing_hears_of_a_worker_that_is_done_once_the_end_is_told() -> None:
+    pool = Pool(1)
+    told: list[int] = []
+    pool.submit(owner=Owner(lambda: told.append(len(pool.freed))))
+    assert (pool.looks, pool.writes) == (1, {0: 1})
+    pool.finish(pool.processes[0])
+    assert told == [0]
+    assert pool.freed == pool.processes
+
+
+class Loop:
+    """What the dispatch uses of an event loop."""
+
+    def __init__(self) -> None:
+        self.writers: dict[int, tuple[Any, ...]] = {}
+
+    def add_writer(self, fd: int, *call: Any) -> None:
+        self.writers[fd] = call
+
+    def remove_writer(self, fd: int) -> None:
+        del self.writers[fd]
+
+
+def test_a_write_that_the_pipe_has_no_room_for_goes_on_when_it_has() -> None:
+    pool, loop = Pool(1), Loop()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = pool.processes[0]
+    process.inqW_fd = writer
+    payload = b"x" * 200_000
+    pool._write = partial(Dispatch._write, pool)  # type: ignore[method-assign]
+    pool.start(loop)
+    owner = Owner()
+    Dispatch.submit(
+        pool,
+        Call(Kind.OPERATION, "op", payload),
+        owner,
+        limits=(None, None),
+        correlation_id=None,
+    )
+    received = b""
+    Dispatch.submit(
+        pool, Call(Kind.OPERATION, "op", b""), owner, limits=(None, None), correlation_id=None
+    )
+    pool.hand_out()
+    assert pool.loads() == [1], "nothing is written behind it meanwhile"
+    while loop.writers:
+        received += os.read(reader, 1_000_000)
+        write, *arguments = loop.writers[writer]
+        write(*arguments)
+    received += os.read(reader, 1_000_000)
+    _, ((number, *_, sent),) = pickle.loads(received[4:])  # noqa: S301  our own
+    assert (number, sent, process.lane.unsent) == (1, payload, None)
+    os.close(reader)
+    os.close(writer)

@@ -121,9 +121,9 @@ class Node:
             {"strategy": strategy, "commands": [{"operation": operation}]}
         )
         number = self.worker.warm_again(order)
-        self.loop.run_until(lambda: not self.worker.round.waiting)
-        assert self.worker.round.number == number
-        (report,) = self.worker.round.reports
+        self.loop.run_until(lambda: not self.worker.warm_ups.round.waiting)
+        assert self.worker.warm_ups.round.number == number
+        (report,) = self.worker.warm_ups.round.reports
         return [(command.operation, command.error is None) for command in report.commands]
 
 
@@ -172,9 +172,9 @@ def test_the_node_takes_what_its_worker_tells_of_an_error(start):
 def test_the_worker_runs_what_the_order_says(start, strategy):
     node = start()
     assert node.warm("shop.open", strategy) == [("shop.open", True)]
-    assert node.worker.round.strategy == strategy
+    assert node.worker.warm_ups.round.strategy == strategy
     assert node.warm("shop.charge", strategy) == [("shop.charge", False)]
-    assert "shop.charge" in node.worker.failed_report.failure
+    assert "shop.charge" in node.worker.warm_ups.failed_report.failure
     assert node.worker.warm  # it was warm before, and stays so
 
 
