@@ -125,7 +125,7 @@ def test_a_hard_limit_is_told_to_errbacks_by_a_worker(serving: Deployment) -> No
 REFUSED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
     "unknown": ("nothing", {}, NotRegistered, "nothing"),
     "arguments": ("echo", {"body": [[1, 2, 3], {}, {}]}, TypeError, "positional"),
-    "body": ("echo", {"body": b"{"}, MessageRefusedError, "refused: .*see: celery"),
+    "body": ("echo", {"body": b"{"}, MessageRefusedError, "refused: .*see: pooltasks dead show"),
     "shape": ("echo", {"body": [[], [], {}]}, MessageRefusedError, "the body is no list"),
     "pickle": (
         "echo",
