@@ -26,11 +26,11 @@ from pooltasks.metrics.families import families
 from pooltasks.metrics.sample import Resources, Sample
 from pooltasks.metrics.samples import HISTORY, SampleStore
 from pooltasks.metrics.standings import Standings
-from pooltasks.node.events import OperationEvents
-from pooltasks.node.notes import ended
-from pooltasks.node.row import Row
-from pooltasks.node.sampler import Sampler, Workforce
-from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.scoreboard.notes import ended
+from pooltasks.node.scoreboard.row import Row
+from pooltasks.node.scoreboard.sampler import Sampler, Workforce
+from pooltasks.node.scoreboard.scoreboard import Scoreboard
+from pooltasks.node.worker.events import OperationEvents
 from pooltasks.pool_settings import Objective
 from pooltasks.pools import Pool
 from pooltasks.settings import Settings

@@ -26,14 +26,14 @@ from pooltasks.extension import Extension
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.sample import QUIET_SECONDS, Resources, Sample
 from pooltasks.metrics.samples import SampleStore
-from pooltasks.node.intake import Intake
-from pooltasks.node.sampler import seconds_to_next
+from pooltasks.node.intake.intake import Intake
+from pooltasks.node.scoreboard.sampler import seconds_to_next
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pooltasks.node.message import Message
+    from pooltasks.node.intake.message import Message
 
 ROOM = 4
 """Operations that a node takes at once."""

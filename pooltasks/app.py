@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RESULT_BACKEND = "pooltasks.broker.results.ResultBackend"
 _SENTINEL_BACKEND = "pooltasks.broker.sentinels.SentinelResultBackend"
 BUILT_IN_OPERATIONS = "pooltasks.operations"
-NODE = "pooltasks.node.worker:Node"
+NODE = "pooltasks.node.node:Node"
 BEAT = "pooltasks.optimizer.beat:Beat"
 TICKS = "pooltasks.optimizer.beat:schedule_ticks"
 _OPTIMIZER = "pooltasks.optimizer.tick"

@@ -118,7 +118,7 @@ class Operation(Task):
     """A Celery task that belongs to a pool; made by :func:`pooltasks.operation`."""
 
     abstract = True
-    Request = "pooltasks.node.request:OperationRequest"
+    Request = "pooltasks.node.intake.request:OperationRequest"
 
     pool: str | None = None
     timeout: float | None = None

@@ -71,7 +71,7 @@ def warm(
 
     Returns:
         By node: ``workers``, ``succeeded``, ``success_rate`` (0–1, None without workers),
-        ``seconds``, ``commands``, ``timeline`` (see :func:`pooltasks.node.warmup.summary`),
+        ``seconds``, ``commands``, ``timeline`` (see :func:`pooltasks.node.worker.warmup.summary`),
         ``finished``, and ``refused``: why the node did nothing, None if it warmed. A node that
         does not answer, or had no time to begin, is left out.
 

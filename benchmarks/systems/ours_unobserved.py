@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.systems.ours import Ours
-from pooltasks.node.events import OperationEvents
+from pooltasks.node.worker.events import OperationEvents
 
 _CONFIG = Path(__file__).with_name("unobserved.toml")
 

@@ -58,7 +58,7 @@ def result_of(unit: int, status: str) -> StoredResult:
 
 
 class ModelNode:
-    """A node. It does what :class:`pooltasks.node.intake.Intake` does, one thing at a time.
+    """A node. It does what :class:`pooltasks.node.intake.intake.Intake` does, one thing at a time.
 
     Args:
         name: For messages.

@@ -43,7 +43,7 @@ def rehearse(app: Celery, pool: str) -> str | None:
 
 
 def _run(app: Celery, pool: str, sender: Connection) -> None:
-    from pooltasks.node.warmup import run_commands
+    from pooltasks.node.worker.warmup import run_commands
 
     warm_up = settings_of(app).pool_settings(pool).warmup
     report = run_commands(app, warm_up.commands, warm_up.command_timeout)

@@ -25,13 +25,13 @@ from pooltasks import keys
 from pooltasks.broker.adoption import Adoption
 from pooltasks.broker.client import impatient_client, key_prefix
 from pooltasks.errors import ConfigurationError
-from pooltasks.node.acceptance import Acceptance, Refusal
-from pooltasks.node.failures import Failure
-from pooltasks.node.gate import allowed
 from pooltasks.node.hearing import PING_SECONDS, Hearing
-from pooltasks.node.intake import Intake
+from pooltasks.node.intake.acceptance import Acceptance, Refusal
+from pooltasks.node.intake.failures import Failure
+from pooltasks.node.intake.gate import allowed
+from pooltasks.node.intake.intake import Intake
+from pooltasks.node.intake.request_class import use_our_requests
 from pooltasks.node.readers import Readers
-from pooltasks.node.request_class import use_our_requests
 
 if TYPE_CHECKING:
     from kombu import Queue

@@ -13,7 +13,7 @@ import celery
 from celery.worker.control import inspect_command
 
 import pooltasks
-from pooltasks.node.headroom import control_group, number_in
+from pooltasks.node.workforce.headroom import control_group, number_in
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -181,7 +181,7 @@ def test_a_node_sets_what_it_needs_in_its_own_process(monkeypatch):
     app = pooltasks.install(project(broker_transport_options=options), Settings(pools=POOLS))
     seen = []
     monkeypatch.setattr(
-        "pooltasks.node.worker.Node.__init__",
+        "pooltasks.node.node.Node.__init__",
         lambda *_, app, **__: seen.append(app.conf.broker_transport_options),
     )
     app.Worker(queues="pool.code")

@@ -13,8 +13,8 @@ from flow import make_app
 from pooltasks.broker.client import redis_client
 from pooltasks.cli.events import PoolEvents, events
 from pooltasks.dashboard.audit import AuditLog, Done
-from pooltasks.node.sampler import Sampler, Workforce
-from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.scoreboard.sampler import Sampler, Workforce
+from pooltasks.node.scoreboard.scoreboard import Scoreboard
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def sizes() -> list[int]:
 def sampler(app: Any, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> Sampler:
     """Writes the samples of a node."""
     client = redis_client(app)  # it is closed with the application
-    monkeypatch.setattr("pooltasks.node.sampler.impatient_client", lambda _: client)
+    monkeypatch.setattr("pooltasks.node.scoreboard.sampler.impatient_client", lambda _: client)
     return Sampler(
         app,
         "code",

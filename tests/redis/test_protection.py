@@ -29,8 +29,8 @@ from pooltasks.broker.uniqueness import Unique
 from pooltasks.broker.validation import read_operation
 from pooltasks.broker.wire import pack
 from pooltasks.errors import ConfigurationError, UntrustedMessageError
-from pooltasks.node.controls import Controls
-from pooltasks.node.message import read
+from pooltasks.node.intake.controls import Controls
+from pooltasks.node.intake.message import read
 from pooltasks.settings import Settings
 from pooltasks.task import Operation
 

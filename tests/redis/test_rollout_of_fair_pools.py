@@ -11,7 +11,7 @@ from flow import QUEUE, end, limited_node, make_app, make_operation, take
 from pooltasks import keys
 from pooltasks.broker.limiting import Limits
 from pooltasks.metrics.rollout_store import RolloutStore
-from pooltasks.node.controls import Controls
+from pooltasks.node.intake.controls import Controls
 
 NAME = "jobs.run"
 FAIR, LIMITED = Limits(key="note", fair=True), Limits(key="note", concurrency=100)

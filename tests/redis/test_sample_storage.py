@@ -11,9 +11,9 @@ import redis
 from pooltasks import keys
 from pooltasks.app import Extension, PoolApp
 from pooltasks.metrics.samples import HISTORY
-from pooltasks.node.notes import ended
-from pooltasks.node.sampler import Sampler, Workforce
-from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.scoreboard.notes import ended
+from pooltasks.node.scoreboard.sampler import Sampler, Workforce
+from pooltasks.node.scoreboard.scoreboard import Scoreboard
 from pooltasks.settings import Settings
 from pooltasks.telemetry import Outcome
 

@@ -10,7 +10,7 @@ import redis
 from pooltasks import keys
 from pooltasks.app import Extension, PoolApp
 from pooltasks.broker.results import StoredResult
-from pooltasks.node.shortcut import Claim, Shortcut
+from pooltasks.node.worker.shortcut import Claim, Shortcut
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_what_the_server_refuses_is_left_to_the_node(
 ) -> None:
     client.delete(CLAIM.unacked)
     client.set(CLAIM.unacked, "no hash")
-    with caplog.at_level("INFO", "pooltasks.node.shortcut"):
+    with caplog.at_level("INFO", "pooltasks.node.worker.shortcut"):
         assert not shortcut.complete(CLAIM, STORED)
         assert not shortcut.complete(CLAIM, STORED)
     assert len(caplog.records) == 1  # an outage is said once

@@ -12,8 +12,8 @@ import pooltasks
 from pooltasks import operation
 from pooltasks.batching import DEFAULT_WAIT, batching_of
 from pooltasks.errors import ConfigurationError
-from pooltasks.node.batches import Gatherer
-from pooltasks.node.jobs import Blame
+from pooltasks.node.workforce.batches import Gatherer
+from pooltasks.node.workforce.jobs import Blame
 from pooltasks.testing import inline
 
 pytestmark = pytest.mark.usefixtures("bare_environment")

@@ -6,7 +6,7 @@ import sys
 
 
 def exit_code(node_pid: int) -> int:
-    code = f"from pooltasks.node.descendants import die_with; die_with({node_pid})"
+    code = f"from pooltasks.node.worker.descendants import die_with; die_with({node_pid})"
     return subprocess.run([sys.executable, "-c", code], check=False).returncode
 
 

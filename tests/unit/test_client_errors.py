@@ -9,8 +9,8 @@ from billiard.einfo import ExceptionInfo
 
 from pooltasks import operation
 from pooltasks.errors import Category, ConfigurationError
-from pooltasks.node.events import OperationEvents
-from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.scoreboard.scoreboard import Scoreboard
+from pooltasks.node.worker.events import OperationEvents
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:

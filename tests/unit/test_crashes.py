@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from pooltasks.node.crashes import Cause, Crashes
+from pooltasks.node.workforce.crashes import Cause, Crashes
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from billiard.pool import EX_OK, EX_RECYCLE
 
 from pooltasks import telemetry
 from pooltasks.errors import Category
-from pooltasks.node import deaths as module
-from pooltasks.node.crashes import Cause, Crashes
-from pooltasks.node.deaths import Deaths, End
+from pooltasks.node.workforce import deaths as module
+from pooltasks.node.workforce.crashes import Cause, Crashes
+from pooltasks.node.workforce.deaths import Deaths, End
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -13,13 +13,13 @@ import pytest
 from billiard.pool import RUN, TERMINATE
 
 from pooltasks.broker.names import Names
-from pooltasks.node.dispatch import Dispatch
-from pooltasks.node.jobs import Blame, Call, Kind, Lane
-from pooltasks.node.outcome import Ending, Fate, How
-from pooltasks.node.process_pool import ProcessPool
-from pooltasks.node.shortcut import Claim, Claims
-from pooltasks.node.timeouts import TimeLimits
-from pooltasks.node.turn import Turn
+from pooltasks.node.worker.outcome import Ending, Fate, How
+from pooltasks.node.worker.shortcut import Claim, Claims
+from pooltasks.node.worker.turn import Turn
+from pooltasks.node.workforce.dispatch import Dispatch
+from pooltasks.node.workforce.jobs import Blame, Call, Kind, Lane
+from pooltasks.node.workforce.process_pool import ProcessPool
+from pooltasks.node.workforce.timeouts import TimeLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.sample import Sample
 from pooltasks.metrics.samples import QueueState, SampleStore, StoredSample
-from pooltasks.node.sampler import Sampler, Workforce
-from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.scoreboard.sampler import Sampler, Workforce
+from pooltasks.node.scoreboard.scoreboard import Scoreboard
 from pooltasks.optimizer.controller import Memory, decide
 from pooltasks.optimizer.observing import Watch
 from pooltasks.pool_settings import Objective, PoolSettings
@@ -117,7 +117,7 @@ def test_a_node_samples_what_it_was_told(
 ) -> None:
     monkeypatch.setattr(state, "should_stop", stop)
     client = fakeredis.FakeRedis()
-    monkeypatch.setattr("pooltasks.node.sampler.impatient_client", lambda _: client)
+    monkeypatch.setattr("pooltasks.node.scoreboard.sampler.impatient_client", lambda _: client)
     app = make_app(pools={"code": {}})
     workforce = Workforce(4, 4, 0, 0, 0, (), draining=drain)
     sampler = Sampler(app, "code", "a", Scoreboard(), lambda: workforce, room=lambda _: None)

@@ -20,7 +20,7 @@ from pooltasks.errors import (
     ProgramNotFoundError,
     SessionNotFoundError,
 )
-from pooltasks.node.warmup import run_commands
+from pooltasks.node.worker.warmup import run_commands
 from pooltasks.operations.dspy_programs import (
     BuiltProgram,
     build,

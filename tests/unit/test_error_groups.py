@@ -25,8 +25,8 @@ from pooltasks.metrics.error_groups import (
     worst,
 )
 from pooltasks.metrics.error_text import folded, masked, told_arguments
-from pooltasks.node.error_log import ErrorLog, sent_by
-from pooltasks.node.error_reports import ErrorReport
+from pooltasks.node.scoreboard.error_log import ErrorLog, sent_by
+from pooltasks.node.worker.error_reports import ErrorReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable

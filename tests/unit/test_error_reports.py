@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.exceptions import Ignore, Reject, Retry
 
-from pooltasks.node.error_reports import ErrorReport, ErrorReporter, place_of
+from pooltasks.node.worker.error_reports import ErrorReport, ErrorReporter, place_of
 from pooltasks.task import clocked
 
 if TYPE_CHECKING:

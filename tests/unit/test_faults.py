@@ -131,7 +131,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 LOG = """\
 [2026-11-28 19:38:37,541: ERROR/Main] pool shop: the warm-up of worker 66 failed in shop.load:
 Traceback (most recent call last):
-  File "/lib/pooltasks/node/warmup.py", line 114, in run_commands
+  File "/lib/pooltasks/node/worker/warmup.py", line 114, in run_commands
     task()
   File "/srv/shop.py", line 23, in load
     raise FileNotFoundError("model.bin")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from celery.worker.consumer.tasks import Tasks
 
-from pooltasks.node.gate import Gate
+from pooltasks.node.intake.gate import Gate
 
 
 class Channel:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pooltasks.node.headroom import Headroom
+from pooltasks.node.workforce.headroom import Headroom
 
 CORES = len(os.sched_getaffinity(0))
 GIB = 1024 * 1024  # in kB

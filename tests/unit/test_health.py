@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from pooltasks.node.health import Check, Problem, Vitals, beat_interval, check
-from pooltasks.node.pulse import Pulse
+from pooltasks.node.worker.pulse import Pulse
+from pooltasks.node.workforce.health import Check, Problem, Vitals, beat_interval, check
 
 INTERVAL = 30.0
 MB = 1024 * 1024

@@ -13,8 +13,8 @@ from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.histogram import Histogram
 from pooltasks.metrics.sample import Sample
 from pooltasks.metrics.samples import QueueState, SampleStore, StoredSample
-from pooltasks.node.sampler import Sampler, Workforce
-from pooltasks.node.scoreboard import Activity
+from pooltasks.node.scoreboard.sampler import Sampler, Workforce
+from pooltasks.node.scoreboard.scoreboard import Activity
 from pooltasks.optimizer.observing import Watch
 from pooltasks.pool_settings import Objective
 from pooltasks.task import Operation
@@ -54,7 +54,7 @@ def test_a_node_tells_which_waits_are_of_operations_with_limits(
     make_app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = fakeredis.FakeRedis()
-    monkeypatch.setattr("pooltasks.node.sampler.impatient_client", lambda _: client)
+    monkeypatch.setattr("pooltasks.node.scoreboard.sampler.impatient_client", lambda _: client)
     app = make_app(pools={"code": {}})
     call, ping = (
         app.task(base=Operation, shared=False, name=f"shop.{name}", limits=limits)(run).name

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pooltasks.node.message import Message, read
+from pooltasks.node.intake.message import Message, read
 
 PAYLOAD = {
     "body": "[[], {}, {}]",

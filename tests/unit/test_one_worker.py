@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import _state
 
-from pooltasks.node.jobs import Call, Kind
-from pooltasks.node.one_worker import OneWorker
-from pooltasks.node.scoreboard import Scoreboard
-from pooltasks.node.warmup import Plan
+from pooltasks.node.debugging.one_worker import OneWorker
+from pooltasks.node.scoreboard.scoreboard import Scoreboard
+from pooltasks.node.worker.warmup import Plan
+from pooltasks.node.workforce.jobs import Call, Kind
 from pooltasks.pool_settings import PoolSettings, WarmUp, WarmUpCommand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pooltasks.app import PoolApp
-    from pooltasks.node.error_reports import ErrorReport
-    from pooltasks.node.jobs import Blame
-    from pooltasks.node.outcome import Ending
+    from pooltasks.node.worker.error_reports import ErrorReport
+    from pooltasks.node.worker.outcome import Ending
+    from pooltasks.node.workforce.jobs import Blame
 
 DEADLINE = 10.0
 

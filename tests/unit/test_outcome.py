@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery.exceptions import Ignore, Reject, Retry
 
-from pooltasks.node.outcome import Ending, Fate, How, ending_of, words
+from pooltasks.node.worker.outcome import Ending, Fate, How, ending_of, words
 
 
 class HostileError(Exception):

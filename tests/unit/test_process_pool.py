@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from billiard.pool import CLOSE, RUN
 
-from pooltasks.node.child import EX_WARM_UP_FAILED
-from pooltasks.node.jobs import Lane
-from pooltasks.node.process_pool import ProcessPool
+from pooltasks.node.worker.child import EX_WARM_UP_FAILED
+from pooltasks.node.workforce.jobs import Lane
+from pooltasks.node.workforce.process_pool import ProcessPool
 
 
 class Part:

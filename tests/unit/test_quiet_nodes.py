@@ -12,8 +12,8 @@ import pytest
 from pooltasks.metrics.counts import Counts
 from pooltasks.metrics.sample import Sample
 from pooltasks.metrics.samples import QueueState, SampleStore, StoredSample
-from pooltasks.node.sampler import Sampler, Workforce
-from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.scoreboard.sampler import Sampler, Workforce
+from pooltasks.node.scoreboard.scoreboard import Scoreboard
 from pooltasks.optimizer import observing
 from pooltasks.pool_settings import Objective
 from pooltasks.telemetry import Outcome
@@ -26,7 +26,7 @@ def sampled(
 ) -> list[Sample]:
     """Return the samples that are stored when a node samples once for each of ``forces``."""
     client = fakeredis.FakeRedis()
-    monkeypatch.setattr("pooltasks.node.sampler.impatient_client", lambda _: client)
+    monkeypatch.setattr("pooltasks.node.scoreboard.sampler.impatient_client", lambda _: client)
     remaining = iter(forces)
     app = make_app(pools={"code": {}})
     sampler = Sampler(app, "code", "a", Scoreboard(), lambda: next(remaining), room=lambda _: None)
@@ -47,7 +47,7 @@ def test_a_sample_that_is_left_out_reads_nothing_of_the_host(
     make_app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = fakeredis.FakeRedis()
-    monkeypatch.setattr("pooltasks.node.sampler.impatient_client", lambda _: client)
+    monkeypatch.setattr("pooltasks.node.scoreboard.sampler.impatient_client", lambda _: client)
     looks: list[float] = []
     app = make_app(pools={"code": {}})
     sampler = Sampler(app, "code", "a", Scoreboard(), lambda: WORKFORCE, room=looks.append)

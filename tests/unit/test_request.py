@@ -9,9 +9,9 @@ from celery.app.task import Task
 from celery.worker.request import Request
 
 from pooltasks.errors import ConfigurationError
-from pooltasks.node.acceptance import Refusal
-from pooltasks.node.request import OperationRequest
-from pooltasks.node.request_class import check_requests, use_our_requests
+from pooltasks.node.intake.acceptance import Refusal
+from pooltasks.node.intake.request import OperationRequest
+from pooltasks.node.intake.request_class import check_requests, use_our_requests
 from pooltasks.task import Operation
 
 

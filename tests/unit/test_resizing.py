@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooltasks.node.resizing import Moves, Staff, moves
+from pooltasks.node.workforce.resizing import Moves, Staff, moves
 
 
 def test_a_pool_of_the_right_size_is_left_alone():

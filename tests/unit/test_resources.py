@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pooltasks.node.resources import Meter
+from pooltasks.node.scoreboard.resources import Meter
 
 MEGABYTE = 1 << 20
 

@@ -13,9 +13,9 @@ import pytest
 from pooltasks.errors import Category
 from pooltasks.metrics.counts import OTHER, Counts
 from pooltasks.metrics.histogram import HIGHEST
-from pooltasks.node.notes import ended
-from pooltasks.node.row import MOST_OPERATIONS, NOTES, Row
-from pooltasks.node.scoreboard import Scoreboard
+from pooltasks.node.scoreboard.notes import ended
+from pooltasks.node.scoreboard.row import MOST_OPERATIONS, NOTES, Row
+from pooltasks.node.scoreboard.scoreboard import Scoreboard
 from pooltasks.telemetry import Outcome
 
 

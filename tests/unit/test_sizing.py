@@ -6,7 +6,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pooltasks.node.sizing import Sizing
+from pooltasks.node.workforce.sizing import Sizing
 from pooltasks.optimizer.overflow import LOOK
 
 if TYPE_CHECKING:

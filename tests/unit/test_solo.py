@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from pooltasks.node.one_worker import Clock
-from pooltasks.node.solo_worker import is_held
+from pooltasks.node.debugging.one_worker import Clock
+from pooltasks.node.debugging.solo_worker import is_held
 
 
 def test_the_clock_stands_while_a_debugger_waits_for_its_user():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooltasks.node.backoff import StartBackoff
+from pooltasks.node.workforce.backoff import StartBackoff
 
 
 def test_the_first_pause_is_half_a_second_and_each_next_one_double():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 
-from pooltasks.node.turn import Turn
+from pooltasks.node.worker.turn import Turn
 
 
 def test_the_node_sees_what_its_worker_has_begun() -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from celery import Celery
 
-from pooltasks.node.warmup import (
+from pooltasks.node.worker.warmup import (
     CommandReport,
     Orders,
     Permits,
@@ -133,7 +133,7 @@ def test_the_summary_merges_the_workers():
 
 def test_the_files_of_a_node_are_closed_when_it_ends():
     code = (
-        "from pooltasks.node.warmup import Plan\n"
+        "from pooltasks.node.worker.warmup import Plan\n"
         "from pooltasks.pool_settings import PoolSettings\n"
         "plan = Plan.of('code', PoolSettings(), 2)"
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pooltasks import telemetry
-from pooltasks.node.rounds import WarmUpRound, tell_of_start
-from pooltasks.node.warmup import CommandReport, Plan, WorkerReport
+from pooltasks.node.worker.warmup import CommandReport, Plan, WorkerReport
+from pooltasks.node.workforce.rounds import WarmUpRound, tell_of_start
 from pooltasks.pool_settings import PoolSettings, WarmUp
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pooltasks import telemetry
-from pooltasks.node.warm_ups import WarmUps
-from pooltasks.node.warmup import CommandReport, Plan, WorkerReport
+from pooltasks.node.worker.warmup import CommandReport, Plan, WorkerReport
+from pooltasks.node.workforce.warm_ups import WarmUps
 from pooltasks.pool_settings import PoolSettings, WarmUp, WarmUpCommand
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from pooltasks.node.outcome import Run, too_late
-from pooltasks.node.slots import Slots
+from pooltasks.node.worker.outcome import Run, too_late
+from pooltasks.node.worker.slots import Slots
 
 
 def test_the_node_may_hear_of_an_end_before_its_slot_is_given_back() -> None:

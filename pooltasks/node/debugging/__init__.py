@@ -1,0 +1,1 @@
+"""A debugging node: operations run in its own process."""

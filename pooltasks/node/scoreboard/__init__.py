@@ -1,0 +1,1 @@
+"""The scoreboard: workers write there what they do, and a node makes samples of it."""

@@ -1,0 +1,1 @@
+"""The worker process: it warms up, runs operations, and says how they ended."""

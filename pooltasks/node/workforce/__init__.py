@@ -1,0 +1,1 @@
+"""The workforce: a node has as many workers as are wanted, and gives them operations."""
