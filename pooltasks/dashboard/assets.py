@@ -13,7 +13,7 @@ _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=ut
 
 
 class Assets:
-    """Files by name, compressed at the start: no visitor waits for the compression.
+    """Files by their path, compressed at the start: no visitor waits for the compression.
 
     Their address holds a digest of all of them, so that browsers may keep them
     for ever and never mix two releases.
@@ -23,7 +23,8 @@ class Assets:
     """
 
     def __init__(self, folder: Path) -> None:
-        paths = {path.name: path for path in sorted(folder.iterdir())}
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        paths = {path.relative_to(folder).as_posix(): path for path in files}
         paths[_PLOTLY] = _plotly()
         digest = hashlib.sha256()
         self._files: dict[str, tuple[bytes, str]] = {}

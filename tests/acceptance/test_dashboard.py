@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("flower", reason="the extra 'dashboard' is not installed")
 
+STATIC = Path(__file__).parents[2] / "pooltasks/dashboard/static"
+CSS = "text/css; charset=utf-8"
 CONFIGURATION = """
 [pools.code]
 imports = ["sample_operations"]
@@ -95,6 +98,14 @@ def test_an_operation_is_found_by_its_id(place: Deployment, guarded: Dashboard) 
     assert found["places"] == []
     assert found["nowhere"].startswith("The operation absent is found nowhere: ")
     place.redis.delete("pool.code")
+
+
+def test_each_page_links_every_stylesheet_once(guarded: Dashboard) -> None:
+    sheets = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.css"))
+    for path in ("/pools", "/pools/code", "/pools/-/operation", "/pools/absent"):
+        linked = [file for file in files_of(guarded.ask(path)[1]) if file.endswith(".css")]
+        assert sorted(re.sub(".*/-/files/[0-9a-f]+/", "", file) for file in linked) == sheets
+        assert {guarded.ask(file)[2]["Content-Type"] for file in linked} == {CSS}
 
 
 def test_flower_is_still_there_and_leads_to_the_pools(guarded: Dashboard) -> None:
