@@ -260,10 +260,12 @@ def test_another_node_takes_over_the_watch(start, client, queue):
     assert time.monotonic() - begun < LEASE_SECONDS
 
 
+@pytest.mark.timing
 def test_a_delayed_operation_is_put_into_the_queue_on_time(start, client, queue):
     node = start()
     node.turn_until(lambda: node.session.watcher.watches, "its turn")
-    due = client.time()[0] + client.time()[1] / 1e6 + 0.3
+    seconds, microseconds = client.time()
+    due = seconds + microseconds / 1e6 + 0.3
     wire = node._connect()
     message = b'{"headers": {"id": "it"}}'
     delayed(node.names, "it", message, due=due, place=0, unique="u").execute(wire)
