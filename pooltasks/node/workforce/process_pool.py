@@ -21,19 +21,13 @@ from typing import TYPE_CHECKING, Any
 from billiard.pool import RUN, TERMINATE
 from celery.concurrency.asynpool import AsynPool
 
-from pooltasks.node.worker.child import (
-    EX_WARM_UP_FAILED,
-    REWARM_SIGNAL,
-    WARMED,
-    WARMING,
-    WorkerProcess,
-)
+from pooltasks.node.worker.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING
 from pooltasks.node.worker.error_reports import ERRED, ErrorReport
-from pooltasks.node.worker.pulse import Pulse
 from pooltasks.node.worker.warmup import WorkerReport
 from pooltasks.node.workforce.batches import take_part
 from pooltasks.node.workforce.deaths import Deaths, End
 from pooltasks.node.workforce.dispatch import Dispatch
+from pooltasks.node.workforce.equipment import Equipment
 from pooltasks.node.workforce.jobs import Lane
 from pooltasks.node.workforce.replies import PART, Replies
 from pooltasks.node.workforce.sizing import Sizing
@@ -92,9 +86,9 @@ class ProcessPool(AsynPool):
         on_error: Callable[[ErrorReport], None],
         **kwargs: Any,
     ) -> None:
-        self._plan, self._scoreboard, self._stores = plan, scoreboard, stores
+        self._init_timeout = plan.settings.init_timeout
+        self._equipment = Equipment(plan, scoreboard, stores=stores)
         settings = plan.settings
-        self._pulses: dict[int, Pulse] = {}
         self._hub: Any = None
         self._looks = False
         self.warm_ups = WarmUps(plan)
@@ -185,14 +179,10 @@ class ProcessPool(AsynPool):
         return unused
 
     def _create_worker_process(self, i: int) -> Any:
-        rows = [self._scoreboard.row(i, slot) for slot in range(self._plan.settings.slots)]
-        pulse = self._pulses.setdefault(i, Pulse())
-        self.Worker = partial(
-            WorkerProcess, plan=self._plan, index=i, rows=rows, pulse=pulse, stores=self._stores
-        )
+        self.Worker = self._equipment.of(i)
         # A worker's own limit is init_timeout from when it begins its warm-up
         # (WarmUps.on_warming); this one, from the fork, covers waiting for its turn.
-        self._proc_alive_timeout = self._plan.settings.init_timeout * (len(self._pool) + 2)
+        self._proc_alive_timeout = self._init_timeout * (len(self._pool) + 2)
         process = super()._create_worker_process(i)
         process.forked_at = time.monotonic()
         return process
