@@ -12,14 +12,12 @@ import threading
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
-
-from kombu.exceptions import OperationalError
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chaos.accounting import Account, settle
 from chaos.autoscaler import Keda
 from chaos.cluster import QUEUE, Cluster, wait_until
-from chaos.steady import Accepted
+from chaos.steady import Producer
 from pooltasks import keys
 from pooltasks.simulator.traces import MINUTE, trace
 from pooltasks.simulator.workloads import Service, Workload, diurnal
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from chaos.cluster import Process
+    from chaos.steady import Accepted
     from pooltasks.simulator.workloads import Arrivals, Rates
 
 GRACE = 90.0
@@ -199,52 +198,33 @@ class _Replicas:
                 pod.node.popen.wait()
 
 
-class _Replay:
+class _Replay(Producer):
     """Publishes each operation of a sequence when it is due, however long others take.
 
     When it is over there is a trickle, so that the nodes that end then have something to do.
     """
 
     def __init__(self, cluster: Cluster, arrivals: Arrivals) -> None:
-        self._work = cluster.application(cluster.url).tasks["chaos.operations.work"]
+        super().__init__(cluster)
         self._arrivals = arrivals
-        self.accepted: dict[str, Accepted] = {}
-        self.refused = 0
         self._is_over = threading.Event()
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._thread.join()
 
     @property
     def is_over(self) -> bool:
         """Whether the last operation of the sequence has been published, or none will be."""
-        return self._is_over.is_set() or not self._thread.is_alive()
+        return self._is_over.is_set() or not self.thread.is_alive()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Publish the sequence, and then the trickle."""
         begun = time.monotonic()
         its = self._arrivals
         for due, run in zip(its.times, its.services, strict=True):
-            if self._ends.wait(max(0.0, begun + due - time.monotonic())):
+            if self.ends.wait(max(0.0, begun + due - time.monotonic())):
                 return
-            self._publish(min(_LONGEST, max(_SHORTEST, run)))
+            self.publish(min(_LONGEST, max(_SHORTEST, run)))
         self._is_over.set()
-        while not self._ends.wait(_TRICKLE):
-            self._publish(_LONGEST)
-
-    def _publish(self, seconds: float) -> None:
-        try:
-            result = self._work.delay("finish", seconds)
-        except OperationalError:
-            self.refused += 1
-        else:
-            self.accepted[result.id] = Accepted(time.time(), seconds)
+        while not self.ends.wait(_TRICKLE):
+            self.publish(_LONGEST)
 
 
 def keda(folder: Path, plan: Plan) -> Report:
@@ -252,7 +232,7 @@ def keda(folder: Path, plan: Plan) -> Report:
 
     Args:
         folder: An empty folder.
-        plan: What to play, and how fast.
+        plan: The arrivals to play, and their pace.
 
     Raises:
         ConfigurationError: The plan's file is no trace.
@@ -314,7 +294,7 @@ class _Run:
             len(ended),
             self._running(ended, accepted),
             max((pod.took for pod in ended if pod.took is not None), default=0.0),
-            max(cluster.runs.waits({name: its.at for name, its in accepted.items()}), default=0.0),
+            max(replay.waits(cluster.runs), default=0.0),
             time.monotonic() - begun,
         )
 

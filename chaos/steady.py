@@ -28,8 +28,49 @@ class Accepted(NamedTuple):
     """How long it takes."""
 
 
-class Steady:
-    """Publishes until it is closed.
+class Producer:
+    """A thread that publishes until it is closed; a subclass says when and what.
+
+    Args:
+        cluster: The deployment.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._work = cluster.application(cluster.url).tasks["chaos.operations.work"]
+        self.accepted: dict[str, Accepted] = {}
+        self.refused = 0
+        self.ends = threading.Event()
+        """Set when it is to publish no more."""
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ends.set()
+        self.thread.join()
+
+    def run(self) -> None:
+        """Publish until ``ends`` is set; for the thread only."""
+        raise NotImplementedError
+
+    def publish(self, seconds: float) -> None:
+        """Publish an operation that takes some seconds; note whether it was accepted."""
+        try:
+            result = self._work.delay("finish", seconds)
+        except OperationalError:
+            self.refused += 1
+        else:
+            self.accepted[result.id] = Accepted(time.time(), seconds)
+
+    def waits(self, runs: Runs) -> list[float]:
+        """Return how long each operation waited for its first start, in seconds."""
+        return runs.waits({identifier: its.at for identifier, its in self.accepted.items()})
+
+
+class Steady(Producer):
+    """Publishes a trickle.
 
     Args:
         cluster: The deployment.
@@ -37,33 +78,13 @@ class Steady:
     """
 
     def __init__(self, cluster: Cluster, chance: random.Random) -> None:
-        self._work = cluster.application(cluster.url).tasks["chaos.operations.work"]
+        super().__init__(cluster)
         self._chance = chance
-        self.accepted: dict[str, Accepted] = {}
-        self.refused = 0
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Publish short operations, and now and then a long one."""
         number = 0
-        while not self._ends.wait(_EVERY):
+        while not self.ends.wait(_EVERY):
             number += 1
-            seconds = self._chance.uniform(0.3, _LONGEST) if number % _LONG_EVERY == 0 else 0.0
-            try:
-                result = self._work.delay("finish", seconds)
-            except OperationalError:
-                self.refused += 1
-            else:
-                self.accepted[result.id] = Accepted(time.time(), seconds)
-
-    def waits(self, runs: Runs) -> list[float]:
-        """Return how long each operation waited for its first start, in seconds."""
-        return runs.waits({identifier: its.at for identifier, its in self.accepted.items()})
+            is_long = number % _LONG_EVERY == 0
+            self.publish(self._chance.uniform(0.3, _LONGEST) if is_long else 0.0)

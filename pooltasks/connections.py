@@ -61,11 +61,11 @@ class _FirstThatAnswers(OneOfSeveral):
 
 
 class _AnyConnection(_FirstThatAnswers, redis.Connection):
-    """Without TLS."""
+    """A connection to one of several hosts, without TLS."""
 
 
 class _AnySSLConnection(_FirstThatAnswers, redis.SSLConnection):
-    """A connection over TLS."""
+    """A connection to one of several hosts, over TLS."""
 
 
 OF_THREADS = Kinds(

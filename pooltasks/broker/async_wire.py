@@ -63,7 +63,7 @@ class AsyncWire(asyncio.Protocol):
         """Connect.
 
         Args:
-            pool: What makes redis-py's connection; it never gets to know it.
+            pool: Makes redis-py's connection; it never gets to know the connection.
 
         Raises:
             redis.RedisError: The server is away.

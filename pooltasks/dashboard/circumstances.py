@@ -40,6 +40,11 @@ def start_node(application: str, pool: str) -> str:
     return f"celery -A {quote(application)} worker -Q pool.{pool}"
 
 
+def start_beat(application: str) -> str:
+    """Return the command that starts beat."""
+    return f"celery -A {quote(application)} beat"
+
+
 def circumstances(application: str, pool: str, its: Surroundings) -> Iterator[tuple[str, str]]:
     """Return what keeps a pool from being sized as it should, and who floods it.
 
@@ -64,7 +69,7 @@ def circumstances(application: str, pool: str, its: Surroundings) -> Iterator[tu
                 "the pool keeps its size"
             ),
             (
-                f"Start beat (celery -A {quote(application)} beat), or the control node "
+                f"Start beat ({start_beat(application)}), or the control node "
                 f"({start_node(application, CONTROL_POOL)})"
             ),
         )

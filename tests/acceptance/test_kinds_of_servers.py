@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 from celery import Celery
+from debian_servers import program, server
 from deployment import DEADLINE, Deployment, wait_until
 
 from pooltasks import Pool, install
 from pooltasks.app import settings_of
 from pooltasks.broker.client import redis_client
-from pooltasks.embedded import reserved_port, tied_to_this_process
+from pooltasks.embedded import reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,30 +35,6 @@ CONFIGURATION = """
     pool_size = 1
     max_pool_size = 2
 """
-
-
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        reason = f"no {name} on PATH (Debian: apt-get install redis-server openssl)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
-@contextmanager
-def server(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Debian's server; ``port`` may be that of TLS."""
-    folder.mkdir(exist_ok=True)
-    arguments = [program("redis-server"), *options, "--bind", "127.0.0.1", "--dir", str(folder)]
-    with (folder / f"{port}.log").open("wb") as log:
-        process = subprocess.Popen(tied_to_this_process(arguments), stdout=log)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def answers(**options: Any) -> bool:
@@ -121,7 +97,6 @@ def tls_port(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         reserved_port(None) as port,
         server(
             tmp_path_factory.mktemp("tls"),
-            port,
             *("--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no"),
             *("--tls-cert-file", str(certificates / "server.crt")),
             *("--tls-key-file", str(certificates / "server.key")),
@@ -163,13 +138,11 @@ def sentinels(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with ExitStack() as stack:
         master, replica, sentinel = (stack.enter_context(reserved_port(None)) for _ in range(3))
         password = ("--requirepass", "secret", "--masterauth", "secret")
-        process = stack.enter_context(
-            server(tmp_path / "master", master, "--port", str(master), *password)
-        )
+        process = stack.enter_context(server(tmp_path / "master", "--port", str(master), *password))
         wait_until(lambda: answers(port=master, password="secret"), "the master answers")  # noqa: S106
         stack.enter_context(
             server(
-                *(tmp_path / "replica", replica, "--port", str(replica), *password),
+                *(tmp_path / "replica", "--port", str(replica), *password),
                 *("--replicaof", f"127.0.0.1 {master}", "--repl-diskless-sync-delay", "0"),
             )
         )
@@ -181,7 +154,7 @@ def sentinels(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
             "sentinel failover-timeout ours 3000\n"
         )
         stack.enter_context(
-            server(tmp_path / "sentinel", sentinel, str(tmp_path / "sentinel.conf"), "--sentinel")
+            server(tmp_path / "sentinel", str(tmp_path / "sentinel.conf"), "--sentinel")
         )
 
         def knows_the_replica() -> bool:
@@ -225,7 +198,7 @@ def test_two_deployments_with_prefixes_on_one_server_do_not_see_one_another(
 ) -> None:
     with ExitStack() as stack:
         port = stack.enter_context(reserved_port(None))
-        stack.enter_context(server(tmp_path, port, "--port", str(port)))
+        stack.enter_context(server(tmp_path, "--port", str(port)))
         wait_until(lambda: answers(port=port), "it answers")
         with redis.Redis(port=port) as admin:
             # A user who may touch nothing but its own keys shows each that is not.

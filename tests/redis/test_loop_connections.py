@@ -7,7 +7,6 @@ import asyncio
 import gc
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -21,12 +20,13 @@ from urllib.parse import quote
 import pytest
 import redis
 from celery import Celery
+from debian_servers import program, server
 from kombu.exceptions import OperationalError
 from tcp_proxy import Proxy
 
 from pooltasks import Pool, install, operation
 from pooltasks.app import PoolApp
-from pooltasks.embedded import EmbeddedServer, reserved_port, tied_to_this_process
+from pooltasks.embedded import EmbeddedServer, reserved_port
 from pooltasks.extension import Extension
 from pooltasks.settings import Settings
 
@@ -163,29 +163,6 @@ async def no_stall(longest=STALL):
 
 
 # Kinds of servers.
-
-
-def program(name):
-    found = shutil.which(name)
-    if found is None:
-        reason = f"no {name} on PATH (Debian: apt-get install redis-server openssl)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
-@contextmanager
-def server(folder, *options):
-    folder.mkdir(exist_ok=True)
-    arguments = [program("redis-server"), *options, "--bind", "127.0.0.1", "--dir", str(folder)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(tied_to_this_process(arguments), stdout=log)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def answers(**options):
@@ -771,7 +748,7 @@ def test_a_time_limit_ends_each_wait(app):
     asyncio.run(within(main()))
 
 
-# What the server answers
+# Answers of the server
 
 
 def test_who_may_not_subscribe_is_told(valkey, client):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pooltasks.cli.checks.finding import Finding, ok, warning
-from pooltasks.dashboard.circumstances import start_node
+from pooltasks.dashboard.circumstances import start_beat, start_node
 from pooltasks.keys import CONTROL_POOL
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def check_optimizer(found: Sequence[Standing], control: Standing) -> Iterator[Fi
             SUBJECT,
             f"it decides nothing for {', '.join(undecided)}: beat does not run, or has no "
             "entry for it",
-            f"Start beat, once: celery -A {application} beat",
+            f"Start beat, once: {start_beat(application)}",
         )
     else:
         yield ok(SUBJECT, "beat and a control node run")

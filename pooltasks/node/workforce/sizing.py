@@ -98,7 +98,7 @@ class Sizing:
         """Leave the workers as they are from now on."""
         self._is_open = False
 
-    # What is true.
+    # The state of the workers.
 
     @property
     def wanted(self) -> int:
@@ -128,7 +128,7 @@ class Sizing:
             outgoing=self.outgoing,
         )
 
-    # What is wanted.
+    # Orders.
 
     def resize(self, size: int, spares: int | None = None) -> None:
         """Have ``size`` workers serve and ``spares`` rest (None: as many as before).
@@ -174,7 +174,7 @@ class Sizing:
     def _workers_for(self, operations: int) -> int:
         return math.ceil(operations / self._slots)
 
-    # What happens.
+    # Events of workers.
 
     def on_warm(self, pid: int) -> None:
         """Let a worker rest that has become warm; it serves once the workers are settled."""
@@ -209,7 +209,7 @@ class Sizing:
         self.serving.discard(pid)
         self.outgoing.discard(pid)
 
-    # What is done.
+    # The steps to the size that is wanted.
 
     def settle(self, *, behind: bool = False) -> None:
         """Bring the workers to the size that is wanted, as far as that can be done now.
