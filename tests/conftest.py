@@ -79,9 +79,11 @@ def no_applications_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[
     shared, imported = {*_state._on_app_finalizers}, {*sys.modules}
     yield
     _state._on_app_finalizers.intersection_update(shared)
-    for name in {*sys.modules} - imported:
-        if _has_tasks(name, sys.modules[name]):
-            del sys.modules[name]  # imported again, it shares its tasks again
+    gone = [its for its in {*sys.modules} - imported if _has_tasks(its, sys.modules[its])]
+    for module in gone:
+        del sys.modules[module]  # imported again, it shares its tasks again
+    for task in [its for its in own._tasks if its.rpartition(".")[0] in gone]:
+        del own._tasks[task]  # our own application may have been given them already
     _state._set_current_app(before)
 
 
