@@ -82,8 +82,10 @@ def no_applications_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[
     gone = [its for its in {*sys.modules} - imported if _has_tasks(its, sys.modules[its])]
     for module in gone:
         del sys.modules[module]  # imported again, it shares its tasks again
-    for task in [its for its in own._tasks if its.rpartition(".")[0] in gone]:
-        del own._tasks[task]  # our own application may have been given them already
+    # Each application that is there yet has been given them, and would be given them twice.
+    for app in [*_state._get_active_apps()]:
+        for task in [its for its in app._tasks if its.rpartition(".")[0] in gone]:
+            del app._tasks[task]
     _state._set_current_app(before)
 
 
