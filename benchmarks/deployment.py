@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.measure import ROOT, BrokenRoundError
 from pooltasks.cli.bench.footprint import children_of
-from pooltasks.cli.supervisor import Supervisor
+from pooltasks.cli.supervisor import Program, Supervisor
 from pooltasks.cli.up import clients
 from pooltasks.embedded import EmbeddedServer, reserved_port, tied_to_this_process
 from pooltasks.keys import CONTROL_POOL
@@ -35,7 +35,9 @@ _SHOWN_LINES: Final = 5
 
 @contextmanager
 def running(folder: Path, pool: Mapping[str, object], nodes: int) -> Iterator[dict[str, int]]:
-    """Run a server, nodes, the control node, beat and a dashboard, until the context is left.
+    """Run a server, nodes, the control node, beat and a dashboard that somebody looks at.
+
+    They run until the context is left.
 
     The environment of this process has the address of the server meanwhile.
 
@@ -113,6 +115,9 @@ def main(folder: Path, nodes: int) -> None:
     for number in range(2, nodes + 1):
         argv = [each.replace(f"{POOL}@", f"{POOL}-{number}@") for each in node.argv]
         programs.append(replace(node, name=f"{POOL}-{number}", argv=argv))
+    page = f"http://127.0.0.1:{port}/pools/{POOL}/data?window=300"
+    viewer = [sys.executable, "-m", "benchmarks.viewer", page]
+    programs.append(Program(name="viewer", argv=viewer, env=dict(os.environ)))
     Supervisor(programs).run()
 
 

@@ -135,7 +135,8 @@ def bench(
               its nodes take nothing for a moment
     recovery  how soon others take the place of workers (5, or --kill) and nodes that die
     scale     whether the size follows a rate that goes up and down
-    soak      whether anything grows: the last tenth of --seconds beside the first
+    soak      whether anything grows, at a quarter above and below --rate in turn: the
+              last tenth of --seconds beside the first
 
     The figures include other work that the pool does meanwhile. Exits with 1 if a goal is
     missed; one that is not known, as recovery where no worker died, is not missed.

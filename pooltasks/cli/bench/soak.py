@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from pooltasks.cli.bench.watch import Look
 
 _TENTHS = 10
+_LOW, _HIGH = 0.75, 1.25
+"""Of the rate, in turn, so that the pool is resized all the while."""
+_TURN = 10.0
+"""Seconds of each."""
 _LOOKS = 120
 _MB = 1e6
 _GROWTH = 5.0
@@ -35,9 +40,10 @@ _SLOWER_MS = 5.0
 
 
 def soak(subject: Subject) -> Report:
-    """Keep up one load; compare its last tenth with its first."""
+    """Keep up a load that goes up and down; compare its last tenth with its first."""
     every = max(1.0, subject.seconds / _LOOKS)
-    loaded = put(subject, every=every, processes=True)
+    turns = max(1, round(subject.seconds / (2 * _TURN)))
+    loaded = put(subject, factors=(_LOW, _HIGH) * turns, every=every, processes=True)
     length = subject.seconds / _TENTHS
     first = loaded.within(0, length)
     last = loaded.within(subject.seconds - length, subject.seconds + every)
@@ -48,10 +54,17 @@ def soak(subject: Subject) -> Report:
             *_grown(first, last, len(subject.nodes)),
             *_slower(loaded),
             Goal("operations without an answer", whole.sent - whole.answered, "", 0),
+            Goal("times that the size was seen to change", _resizes(loaded), ""),
         ],
         [*_charts(loaded), *of_the_load(loaded)],
         notes=[f"Growth: the median of the last tenth less that of the first, {length:g} s each."],
     )
+
+
+def _resizes(loaded: Loaded) -> int:
+    """Return how often a look saw another size than the one before."""
+    sizes = [look.size for look in loaded.looks]
+    return sum(one != other for one, other in pairwise(sizes))
 
 
 def _grown(first: Sequence[Look], last: Sequence[Look], nodes: int) -> Iterator[Goal]:
