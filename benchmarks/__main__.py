@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import redis
 
-from benchmarks import importing
+from benchmarks import event_loop, importing
 from benchmarks import fairness as turns
 from benchmarks import resizing as following
 from benchmarks import telemetry as observed
@@ -239,8 +239,6 @@ def from_a_loop(seconds: int, requests: int, workers: int, json_path: Path | Non
 
     Exits with 0 whether the bounds hold or not.
     """
-    from benchmarks import event_loop  # its web framework is there for development only
-
     with _server() as (folder, server):
         assert server.pid is not None  # noqa: S101  it has been started
         figures = event_loop.measure(
