@@ -32,7 +32,14 @@ class _Plan(NamedTuple):
 
 
 PLANS = {
-    "targets": _Plan("Judge the eight goals of the requirements document.", 600, 60, 12, 3),
+    "targets": _Plan(
+        "Judge the eight goals of the requirements document.",
+        600,
+        60,
+        12,
+        3,
+        pool={"max_overflow": 8},
+    ),
     "load": _Plan("Find the highest rate that the pool stands.", 2000, 40),
     "latency": _Plan("Judge latencies, and show where they come from.", 600, 30),
     "memory": _Plan("Measure a worker, a node and a waiting operation.", 200, 20),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import cached_property
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from celery.app.defaults import NAMESPACES
@@ -13,10 +12,11 @@ from celery.states import FAILURE, READY_STATES
 from kombu.exceptions import EncodeError
 
 from pooltasks.broker.chords import ChordPart
+from pooltasks.broker.scripts import text_of
 from pooltasks.broker.serialization import encoding_error
 from pooltasks.broker.waiting import ResultConsumer
 
-STORE = files("pooltasks.broker").joinpath("store.lua").read_text("utf-8")
+STORE = text_of("store.lua")
 """Defines ``store(key, value, seconds)`` for the scripts that store results."""
 
 

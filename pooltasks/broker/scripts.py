@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from hashlib import sha1
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pooltasks.broker.wire import pack
@@ -13,8 +14,14 @@ if TYPE_CHECKING:
 
     from pooltasks.broker.wire import Wire
 
+_FOLDER = Path(__file__).parent
 LIMITS = ("choice.lua", "limits.lua")
 """The files of every script that counts operations with limits."""
+
+
+def text_of(*names: str) -> str:
+    """Return the text of files of this package, one after the other."""
+    return "".join(_FOLDER.joinpath(name).read_text("utf-8") for name in names)
 
 
 def load(wire: Wire, scripts: Collection[Script]) -> None:
@@ -42,9 +49,15 @@ class Script:
     """
 
     def __init__(self, *names: str, tail: str = "") -> None:
-        folder = files("pooltasks.broker")
-        self.text = "".join(folder.joinpath(name).read_text("utf-8") for name in names) + tail
-        self.sha = sha1(self.text.encode()).hexdigest()  # noqa: S324  the server's name of a script
+        text = text_of(*names) + tail
+        self.sha = sha1(text.encode()).hexdigest()  # noqa: S324  the server's name of a script
+        # Each worker has all of them, 0.7 MB, and needs none: the server knows them.
+        self._compressed = zlib.compress(text.encode())
+
+    @property
+    def text(self) -> str:
+        """The script."""
+        return zlib.decompress(self._compressed).decode()
 
     def call(self, keys: Sequence[str | bytes], arguments: Iterable[Any]) -> bytes:
         """Return the command that runs the script, as it is sent."""

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from itertools import chain
 from typing import TYPE_CHECKING, Any, overload
 from uuid import uuid4
@@ -23,6 +22,7 @@ from kombu.exceptions import OperationalError
 from pooltasks.broker.admission import REMEMBERED, Admission, Entry, controlled
 from pooltasks.broker.publishing import checked, covering
 from pooltasks.broker.pusher import Command
+from pooltasks.broker.scripts import text_of
 from pooltasks.errors import OperationRefusedError, PoolSaturated, SubmissionError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _BYTES = 1024 * 1024
 """Size of a chunk at which it is sent."""
 _SECONDS = 0.05
 """Age of a chunk at which it is sent: arguments may come slowly."""
-_SUBMIT = files("pooltasks.broker").joinpath("submit.lua").read_bytes()
+_SUBMIT = text_of("submit.lua").encode()
 
 
 class Results(Sequence["AsyncResult"]):

@@ -23,6 +23,7 @@ from pooltasks.dashboard.command import is_installed
 from pooltasks.embedded import READY_LINE, EmbeddedServer
 from pooltasks.errors import PooltasksError
 from pooltasks.keys import CONTROL_POOL
+from pooltasks.node.celery import command
 from pooltasks.running import announced
 from pooltasks.settings import Settings
 
@@ -150,8 +151,8 @@ def clients(
         dashboard_port: The dashboard's port; None for no dashboard.
         login: The dashboard's name and password; None: everybody on this machine may see it.
     """
-    celery = [sys.executable, "-m", "celery", "-A", app]
-    quiet = [*celery, "-q"]  # the banners of a few programs would hide what one of them says
+    # Quiet: the banners of a few programs would hide what one of them says.
+    quiet = command(arguments=["-A", app, "-q"])
     env = {
         **os.environ,
         "POOLTASKS_REDIS_URL": redis_url,
@@ -181,7 +182,10 @@ def clients(
         programs.append(
             Program(
                 name="dashboard",
-                argv=[*celery, "dashboard", "--address=127.0.0.1", f"--port={dashboard_port}"],
+                argv=[
+                    *(sys.executable, "-m", "celery", "-A", app),
+                    *("dashboard", "--address=127.0.0.1", f"--port={dashboard_port}"),
+                ],
                 env={**env, "FLOWER_BASIC_AUTH": login.text} if login else env,
                 ready_text="Visit me at",
                 note=f"http://127.0.0.1:{dashboard_port}/pools"

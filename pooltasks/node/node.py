@@ -23,6 +23,7 @@ from pooltasks.app import TICKS, import_operations
 from pooltasks.broker.queues import queue_names
 from pooltasks.errors import ConfigurationError
 from pooltasks.node import control, host  # noqa: F401  register the control commands
+from pooltasks.node.celery import begin_again
 from pooltasks.node.clock import ClockKeeper
 from pooltasks.node.consumer import MessageSource, NodeConsumer, NodeMingle
 from pooltasks.node.health_file import HealthFile
@@ -73,6 +74,8 @@ class Node(Worker):
         pool = extension.settings.pool_settings(name)
         extension.pool = name
         is_debugging = self._is_debugging(options)
+        if not is_debugging:
+            begin_again()
         import_operations(app, name)
         # Only JSON is read, also where the application itself accepts more.
         app.conf.accept_content = ["json"]

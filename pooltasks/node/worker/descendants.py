@@ -11,21 +11,24 @@ their own: nobody would end them (celery #1709). Here two things end them.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]  # typeshed lacks it
 from typing import TYPE_CHECKING, Any
 
 from billiard import util
-from celery import platforms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_PR_SET_PDEATHSIG = 1
+"""Of ``<linux/prctl.h>``."""
 _OF_A_WORKER = (
     signal.SIGTERM,
     signal.SIGHUP,
@@ -41,8 +44,13 @@ def die_with(node_pid: int) -> None:
 
     Celery asks the kernel too, but does not look whether its parent was gone
     before: such a worker would stay for ever.
+
+    Raises:
+        OSError: The kernel refuses.
     """
-    platforms.set_pdeathsig("SIGKILL")
+    kernel = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "linux" and kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL):
+        raise OSError(ctypes.get_errno(), "the kernel does not tie a worker to its node")
     if os.getppid() != node_pid:
         os._exit(os.EX_UNAVAILABLE)
 

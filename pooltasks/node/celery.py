@@ -1,0 +1,164 @@
+"""Celery's program with the one command that a node needs.
+
+``celery`` imports all its commands, those of plugins such as Flower, and an editor for lines of a
+terminal. They stay in memory, and in that of each worker, which is forked: 20 MB that a node
+never uses. So a node that ``celery`` started begins again as this program. The process stays
+the same: its id, environment, options, working directory and terminal.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_PROGRAM: Final = "pooltasks.node.celery"
+_PLUGINS: Final = "celery.commands"
+_COMMANDS: Final = (
+    *("amqp", "call", "control", "events", "graph", "list", "logtool"),
+    *("migrate", "multi", "purge", "result", "shell", "upgrade"),
+)
+"""The modules of Celery's commands, but for those of ``worker`` and ``beat``."""
+_UNUSED: Final = ("cffi", "opentelemetry", "psutil", "pygments", "yaml")
+"""Modules that Celery, kombu, billiard and redis-py import where they are installed, and do
+without where they are not. Billiard calls the kernel by ctypes as well. Redis-py's own metrics
+need OpenTelemetry; a program that is instrumented has imported it before. Colours are for
+commands. What needs the others has them when it does, see :func:`_load_later`."""
+_WITH_VALUE: Final = ("-X", "-W")
+
+
+def begin_again() -> None:
+    """Become this program, if this process is ``celery``; else return.
+
+    It stays what it is under a debugger or another program that runs Celery's, whose work would
+    end, and where ``--uid`` and ``--gid`` have been carried out: nobody may do so twice.
+    """
+    options = _interpreter_options()
+    context = click.get_current_context(silent=True)
+    if options is None or context is None or context.params.get("uid") or context.params.get("gid"):
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command(*options, arguments=sys.argv[1:]))  # noqa: S606  itself
+
+
+def command(*options: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command of this program.
+
+    Args:
+        *options: Of the interpreter.
+        arguments: Those of ``celery``.
+    """
+    return [sys.executable, *options, "-m", _PROGRAM, *arguments]
+
+
+def _interpreter_options() -> list[str] | None:
+    """Return the interpreter's options, None if it was not asked to run ``celery``."""
+    program = sys.modules["__main__"]
+    spec = getattr(program, "__spec__", None)
+    its_name = spec.name if spec else getattr(getattr(program, "main", None), "__module__", None)
+    is_celery = its_name == "celery.__main__"
+    before = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+    options = before[:-2] if spec is not None else before[:-1]
+    flags = [
+        option
+        for place, option in enumerate(options)
+        if not (place and options[place - 1] in _WITH_VALUE)
+    ]
+    is_plain = all(flag.startswith("-") for flag in flags)
+    return options if is_celery and is_plain else None
+
+
+class _Later(ModuleType):
+    """A package that is run when somebody asks for what it defines; its modules are there at once."""
+
+    def __getattr__(self, name: str) -> Any:
+        spec = self.__spec__
+        if spec is None or spec.loader is None or name.startswith("__"):
+            raise AttributeError(name)
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        spec.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _add_later(package: str, name: str) -> None:
+    """Make a package within another one known that redis-py imports and a node does not use."""
+    outer = PathFinder.find_spec(package)
+    spec = outer and PathFinder.find_spec(f"{package}.{name}", outer.submodule_search_locations)
+    if spec is not None and package not in sys.modules:
+        module = module_from_spec(spec)
+        module.__class__ = _Later
+        sys.modules[spec.name] = module
+
+
+class _Command(ModuleType):
+    """Stands for a module with a command of Celery's that nobody runs here."""
+
+    def __getattr__(self, name: str) -> click.Command:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return click.Command(name, hidden=True)
+
+
+@contextmanager
+def _hidden() -> Iterator[None]:
+    """Have imports find no plugin of Celery's program, no command of no use, no unused module."""
+    found = importlib.metadata.entry_points
+
+    def others(**chosen: Any) -> Any:
+        return () if chosen.get("group") == _PLUGINS else found(**chosen)
+
+    unused = [name for name in _UNUSED if name not in sys.modules]
+    commands = {f"celery.bin.{name}": _Command(name) for name in _COMMANDS}
+    importlib.metadata.entry_points = others  # type: ignore[assignment]
+    sys.modules.update(commands)
+    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]  None: there is no such one
+    try:
+        yield
+    finally:
+        importlib.metadata.entry_points = found
+        for name in (*commands, *unused):
+            del sys.modules[name]
+
+
+def _load_later() -> None:
+    """Have Celery and kombu load what they did not find once somebody needs it."""
+    from celery.utils import debug
+    from kombu.serialization import registry
+
+    debug.Process = lambda *of: import_module("psutil").Process(*of)  # celery inspect memsample
+    registry.register(
+        "yaml",
+        lambda data: import_module("yaml").safe_dump(data),
+        lambda text: import_module("yaml").safe_load(bytes(text, "utf-8")
+            if isinstance(text, str) else bytes(text)),
+        content_type="application/x-yaml",
+        content_encoding="utf-8",
+    )
+
+
+def main() -> None:
+    """Run Celery's program."""
+    _add_later("redis", "asyncio")
+    with _hidden():
+        from celery.bin.celery import celery
+
+        for name in ("celery.apps.worker", "redis"):
+            import_module(name)
+    _load_later()
+    sys.exit(celery(auto_envvar_prefix="CELERY", prog_name="celery"))
+
+
+if __name__ == "__main__":
+    main()
