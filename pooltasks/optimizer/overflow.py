@@ -6,6 +6,7 @@ because the simulator runs the very same code.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 LOOK = 0.02
 """Seconds between two looks of a node at its workers."""
+_TOLERATED = 0.5
+"""Share of the objective's wait that operations wait without a temporary worker."""
 _IDLE = 1.0
 """Seconds for which a temporary worker stays that is not needed."""
 
@@ -21,16 +24,22 @@ class Overflow:
     """How many temporary workers a node has beyond its size.
 
     The node looks a few times while it works. If at two looks in a row every worker is
-    busy and an operation waits for one, there is one more from then on; one only at a
-    time, because each node of a pool sees the same queue. They are workers like the
+    busy and operations wait for so long that it matters, there is one more from then on; one
+    only at a time, because each node of a pool sees the same queue. They are workers like the
     others: there are more of them for as long as more are needed, and a second longer.
+
+    Operations of five milliseconds wait for each other all the time, and for a moment only. So
+    half of the objective's wait does not matter; otherwise a pool of them would never be
+    without temporary workers.
 
     Args:
         most: How many there may be.
+        wait: The objective's wait in seconds.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, wait: float = 0.0) -> None:
         self.most = most
+        self._tolerated = _TOLERATED * wait
         self._needed: list[float] = []  # of each: when it was needed last
         self._lacked = False
 
@@ -52,6 +61,7 @@ class Overflow:
         busy: int,
         waiting: int,
         queued: Callable[[], int],
+        run: float = math.inf,
         room: int | None = None,
     ) -> bool:
         """Take note of the workers; return whether more or fewer are wanted now.
@@ -63,6 +73,7 @@ class Overflow:
             busy: How many of these have as many as they have slots.
             waiting: How many workers the node's operations need that no worker has.
             queued: The same for operations in the queue; asked only where that matters.
+            run: Seconds that an operation runs.
             room: The most workers that the host has room for; None if that is not known.
         """
         before = self.count
@@ -76,7 +87,15 @@ class Overflow:
         coming = size + self.count - serving
         lacks = busy >= serving >= size and waiting > coming
         most = self.most if room is None else min(self.most, room - size)
-        if lacks and self._lacked and self.count < most:
-            self._needed.append(now)
+        if lacks and self.count < most:
+            lacks = self._is_too_long(waiting, queued, run / max(1, serving))
+            if lacks and self._lacked:
+                self._needed.append(now)
         self._lacked = lacks
         return self.count != before
+
+    def _is_too_long(self, waiting: int, queued: Callable[[], int], each: float) -> bool:
+        """Return whether what waits, of which one begins each so many seconds, waits too long."""
+        if waiting * each >= self._tolerated:
+            return True
+        return (waiting + queued()) * each >= self._tolerated

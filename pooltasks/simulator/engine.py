@@ -43,7 +43,7 @@ class Simulation:
         self.conditions = conditions
         self.random = Random(f"{seed}:failures")  # noqa: S311  a simulation, no secret
         self.waits = array("d", [-1.0]) * len(arrivals.times)
-        self.nodes = [Node(conditions.overflow) for _ in range(conditions.nodes)]
+        self.nodes = [Node(conditions.overflow, conditions.wait) for _ in range(conditions.nodes)]
         self.node_of: list[Node] = []  # by worker
         self.idle: dict[int, None] = {}  # the newest last: taken first, as prefork does
         self.running: dict[int, int] = {}  # worker → operation
@@ -65,6 +65,7 @@ class Simulation:
         self._busy_seen = 0.0
         self._arrived_seen = 0
         self._looks = bool(conditions.overflow)
+        self._run = sum(arrivals.services) / max(1, len(arrivals.services))
 
     def run(self) -> Run:
         """Simulate to the end of the sequence and return the results."""
@@ -257,6 +258,7 @@ class Simulation:
                 busy=node.serving - idle,
                 waiting=0,
                 queued=lambda: len(self.queue),
+                run=self._run,
             ):
                 self._resize(node, now)
 
@@ -300,7 +302,7 @@ class Simulation:
         crash = self.conditions.node_crashes[index]
         node = self.nodes[crash.node]
         node.alive = False
-        node.overflow = Overflow(self.conditions.overflow)
+        node.overflow = Overflow(self.conditions.overflow, self.conditions.wait)
         for worker in sorted(node.members):
             self._crash(worker, now)
         heappush(self.heap, (now + crash.outage, _Kind.NODE_UP, crash.node))

@@ -30,12 +30,13 @@ class Node:
 
     Args:
         overflow: How many temporary workers it may have beyond its share.
+        wait: The objective's, in seconds.
     """
 
-    def __init__(self, overflow: int) -> None:
+    def __init__(self, overflow: int, wait: float) -> None:
         self.alive = True
         self.target = 0
-        self.overflow = Overflow(overflow)
+        self.overflow = Overflow(overflow, wait)
         self.members: set[int] = set()  # every worker: warming, resting, idle, busy
         self.warming: set[int] = set()
         self.resting: list[int] = []  # warm, and given nothing: spares

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +29,28 @@ def test_a_temporary_worker_comes_when_an_operation_has_waited_for_one():
     assert looks(Overflow(3), (2, 2, 1), (2, 2, 0), (2, 2, 1)) == 0
     assert looks(Overflow(3), (2, 2, 1), (2, 2, 1)) == 1
     assert looks(Overflow(3), (2, 1, 1), (2, 1, 1)) == 0
+
+
+def test_a_wait_that_is_short_beside_the_objective_needs_no_temporary_worker():
+    def grows(*, waiting, queued, run):
+        overflow = Overflow(3, wait=0.05)
+        for number in range(2):
+            overflow.look(
+                number * LOOK,
+                2,
+                serving=2,
+                busy=2,
+                waiting=waiting,
+                queued=lambda: queued,
+                run=run,
+            )
+        return overflow.count == 1
+
+    assert not grows(waiting=1, queued=8, run=0.005)
+    assert grows(waiting=1, queued=9, run=0.005)
+    assert grows(waiting=10, queued=0, run=0.005)
+    assert grows(waiting=1, queued=0, run=1.0)
+    assert grows(waiting=1, queued=0, run=math.inf), "none has ended yet"
 
 
 def test_one_that_comes_counts_for_one_that_waits():

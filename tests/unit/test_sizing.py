@@ -58,6 +58,7 @@ class Node:
             size=size,
             spares=spares,
             overflow=overflow,
+            wait=0.05,
             slots=slots,
             queued=lambda: queued,
         )
@@ -251,9 +252,9 @@ def test_an_operation_that_waits_at_two_looks_gets_a_temporary_worker_which_ends
     node = Node(1, overflow=1).attach()
     node.work(1)
     assert not node.sizing.is_watched()
-    node.sizing.look(0.0, waiting=1)
+    node.sizing.look(0.0, waiting=1, run=1.0)
     assert node.take() == []
-    node.sizing.look(LOOK, waiting=1)
+    node.sizing.look(LOOK, waiting=1, run=1.0)
     assert node.take() == ["fork 2"]
     assert node.sizing.is_watched()
     assert node.sizing.temporary() == 0, "it is not warm"
@@ -261,7 +262,7 @@ def test_an_operation_that_waits_at_two_looks_gets_a_temporary_worker_which_ends
     assert node.sizing.temporary() == 1
     node.worker(1).lane.jobs.clear()
     node.take()
-    node.sizing.look(60.0, waiting=0)
+    node.sizing.look(60.0, waiting=0, run=1.0)
     assert node.take() == ["rest 2", "end 2"]
     assert not node.sizing.is_watched()
 
@@ -270,7 +271,7 @@ def test_a_size_that_grows_takes_temporary_workers_over() -> None:
     node = Node(1, overflow=1).attach()
     node.work(1)
     for look in range(2):
-        node.sizing.look(look * LOOK, waiting=1)
+        node.sizing.look(look * LOOK, waiting=1, run=1.0)
     node.warm()
     node.take()
     node.sizing.resize(2)
@@ -282,11 +283,11 @@ def test_a_worker_with_a_free_slot_needs_no_help_and_what_waits_counts_in_worker
     node = Node(1, overflow=3, slots=2).attach()
     node.work(1)
     for look in range(4):
-        node.sizing.look(look * LOOK, waiting=1)
+        node.sizing.look(look * LOOK, waiting=1, run=1.0)
     assert node.take() == []
     node.work(1)
     for look in range(4, 9):
-        node.sizing.look(look * LOOK, waiting=2)
+        node.sizing.look(look * LOOK, waiting=2, run=1.0)
     assert node.take() == ["fork 2"], "two operations need one worker"
 
 
@@ -294,7 +295,7 @@ def test_the_queue_is_asked_where_nothing_waits_in_the_node() -> None:
     node = Node(1, overflow=1, queued=1).attach()
     node.work(1)
     for look in range(2):
-        node.sizing.look(look * LOOK, waiting=0)
+        node.sizing.look(look * LOOK, waiting=0, run=1.0)
     assert node.take() == ["fork 2"]
 
 
@@ -303,5 +304,5 @@ def test_no_temporary_worker_is_forked_where_the_host_has_no_room() -> None:
     node.work(1)
     node.sizing.room = 1
     for look in range(4):
-        node.sizing.look(look * LOOK, waiting=1)
+        node.sizing.look(look * LOOK, waiting=1, run=1.0)
     assert node.take() == []

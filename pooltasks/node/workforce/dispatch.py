@@ -86,7 +86,8 @@ class Dispatch:
         self._hub: Any = None
         self._uses = 0
         self._durations: dict[str, float] = {}
-        self._recent = float("inf")
+        self.recent = float("inf")
+        """Seconds that an operation runs: the longest of the last ones."""
 
     def start(self, hub: Any) -> None:
         """Attach to an event loop, and go on with what is written by half."""
@@ -99,7 +100,7 @@ class Dispatch:
         """Return how many operations a slot may have at a time, if they stay as short as now."""
         if self._slots > 1:
             return 1
-        return max(1, min(MOST, int(2 * AHEAD / max(self._recent, 1e-9))))
+        return max(1, min(MOST, int(2 * AHEAD / max(self.recent, 1e-9))))
 
     def submit(
         self,
@@ -239,7 +240,7 @@ class Dispatch:
         # How long it takes to tell of a failure says nothing about the operation.
         name = "" if job.is_failure() else job.name
         self._durations[name] = max(seconds, self._durations.get(name, 0.0) * _FORGET)
-        self._recent = max(seconds, min(self._recent, 2 * AHEAD) * _FORGET)
+        self.recent = max(seconds, min(self.recent, 2 * AHEAD) * _FORGET)
         ended = Ending(*ending)
         result = None if stored is None else StoredResult(*stored)
         if result is not None and not job.owner.buries(ended):

@@ -100,6 +100,7 @@ class ProcessPool(AsynPool):
             size=processes,
             spares=settings.spares,
             overflow=settings.max_overflow,
+            wait=settings.objective.wait_ms / 1000,
             slots=settings.slots,
             queued=queued,
         )
@@ -148,7 +149,7 @@ class ProcessPool(AsynPool):
             return
         now = time.monotonic()
         self.dispatch.look(now)
-        self.sizing.look(now, waiting=len(self.dispatch.waiting))
+        self.sizing.look(now, waiting=len(self.dispatch.waiting), run=self.dispatch.recent)
         self._look_later()
 
     def is_running(self) -> bool:

@@ -55,6 +55,7 @@ class Sizing:
         size: How many workers serve.
         spares: How many more are kept warm.
         overflow: How many temporary ones there may be.
+        wait: The objective's, in seconds.
         slots: How many operations a worker runs at once.
         queued: Returns how many operations are in the queue.
     """
@@ -67,12 +68,13 @@ class Sizing:
         size: int,
         spares: int,
         overflow: int,
+        wait: float,
         slots: int,
         queued: Callable[[], int],
     ) -> None:
         self.size = size
         self.spares = spares
-        self.overflow = Overflow(overflow)
+        self.overflow = Overflow(overflow, wait)
         self.room: int | None = None
         """The most workers that the host has room for; None if that is not known."""
         self.warm: set[int] = set()
@@ -150,12 +152,13 @@ class Sizing:
         """Return whether there is something to look at: temporary workers."""
         return self.overflow.count > 0
 
-    def look(self, now: float, *, waiting: int) -> None:
+    def look(self, now: float, *, waiting: int, run: float) -> None:
         """Have another temporary worker if one is lacking, or fewer if they have been idle.
 
         Args:
             now: Monotonic seconds.
             waiting: How many operations no worker has.
+            run: Seconds that an operation runs.
         """
         if not self.overflow.most and not self.overflow.count:
             return
@@ -167,6 +170,7 @@ class Sizing:
             busy=len(self.serving.intersection(full)),
             waiting=self._workers_for(waiting),
             queued=lambda: self._workers_for(self._queued()),
+            run=run,
             room=self.room,
         ):
             self.settle()
