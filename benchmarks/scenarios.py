@@ -27,6 +27,7 @@ class _Plan(NamedTuple):
     kills: int = 0
     node_kills: int = 0
     run_ms: float = 5.0
+    peak: float | None = None
     pool: dict[str, object] = {}  # noqa: RUF012  nobody changes it
     """Settings of the pool beside those of all."""
 
@@ -38,6 +39,7 @@ PLANS = {
         60,
         12,
         3,
+        peak=1050,
         pool={"max_overflow": 8},
     ),
     "load": _Plan("Find the highest rate that the pool stands.", 2000, 40),
@@ -82,7 +84,9 @@ def command(name: str) -> click.Command:
         show_default=True,
         help="The most that a node may have.",
     )
-    @load_options(seconds=plan.seconds, kills=plan.kills, node_kills=plan.node_kills)
+    @load_options(
+        seconds=plan.seconds, kills=plan.kills, node_kills=plan.node_kills, peak=plan.peak
+    )
     def run(*, rate: float, run_ms: float, nodes: int, workers: int, **options: Any) -> None:
         pool = {
             "imports": '["benchmarks.sleeping"]',

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celery import Celery
 
-    from pooltasks.decorator import operation
-    from pooltasks.installation import install
-    from pooltasks.pools import Pool
+    from pooltasks.decorator import operation  # noqa: TC004  loaded by its name
+    from pooltasks.installation import install  # noqa: TC004  loaded by its name
+    from pooltasks.pools import Pool  # noqa: TC004  loaded by its name
 
     app: Celery
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from hashlib import sha1
 from typing import TYPE_CHECKING
 
 from pooltasks.broker import admission, delayed, reservations, session, watcher
@@ -76,18 +75,17 @@ def on_model_time(*faults: Replacement) -> Iterator[None]:
 
     The server keeps which messages are reserved, until the ledger looks.
     """
-    real = {script: (script.text, script.sha) for script in SCRIPTS.values()}
+    real = {script: script.text for script in SCRIPTS.values()}
     for fault in faults:
         script = SCRIPTS[fault.script]
         script.text = fault.apply(script.text)
     for script in SCRIPTS.values():
-        script.text = script.text.replace(_TIME, _MODEL_TIME).replace(_UPTIME, _MODEL_UPTIME)
-        script.text = script.text.replace(_UNTIL, _MODEL_UNTIL).replace(
+        text = script.text.replace(_TIME, _MODEL_TIME).replace(_UPTIME, _MODEL_UPTIME)
+        script.text = text.replace(_UNTIL, _MODEL_UNTIL).replace(
             _RESERVES, f"{_RESERVES} redis.call('RPUSH', '{RESERVED_KEY}', message)"
         )
-        script.sha = sha1(script.text.encode()).hexdigest()  # noqa: S324  the server's name of a script
     try:
         yield
     finally:
-        for script, (text, sha) in real.items():
-            script.text, script.sha = text, sha
+        for script, text in real.items():
+            script.text = text

@@ -15,7 +15,7 @@ from pooltasks.broker.scripts import Script
 if TYPE_CHECKING:
     from pooltasks.broker.names import Names
 
-_PUBLISH = Script("delay.lua", "publish_delayed.lua").text.encode()
+_PUBLISH = Script("delay.lua", "publish_delayed.lua")
 _MILLISECONDS = 1000
 
 
@@ -33,7 +33,7 @@ def publish(
         unique: A text that no other message has.
     """
     return Command(
-        *(b"EVAL", _PUBLISH, b"3"),
+        *(b"EVAL", _PUBLISH.source, b"3"),
         *(key.encode() for key in (names.lists[place], names.delayed, names.delayed_messages)),
         *(names.due.encode(), entry.encode(), unique.encode()),
         *(b"%d" % (due * _MILLISECONDS), b"%d" % place, message),

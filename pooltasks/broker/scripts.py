@@ -49,15 +49,24 @@ class Script:
     """
 
     def __init__(self, *names: str, tail: str = "") -> None:
-        text = text_of(*names) + tail
-        self.sha = sha1(text.encode()).hexdigest()  # noqa: S324  the server's name of a script
-        # Each worker has all of them, 0.7 MB, and needs none: the server knows them.
-        self._compressed = zlib.compress(text.encode())
+        self.text = text_of(*names) + tail
 
     @property
     def text(self) -> str:
         """The script."""
-        return zlib.decompress(self._compressed).decode()
+        return self.source.decode()
+
+    @text.setter
+    def text(self, text: str) -> None:
+        source = text.encode()
+        self.sha = sha1(source).hexdigest()  # noqa: S324  the server's name of a script
+        # Each worker has all of them, 0.7 MB, and needs none: the server knows them.
+        self._compressed = zlib.compress(source)
+
+    @property
+    def source(self) -> bytes:
+        """The script as it is sent."""
+        return zlib.decompress(self._compressed)
 
     def call(self, keys: Sequence[str | bytes], arguments: Iterable[Any]) -> bytes:
         """Return the command that runs the script, as it is sent."""
@@ -65,4 +74,4 @@ class Script:
 
     def load(self) -> bytes:
         """Return the command that makes the script known to the server, as it is sent."""
-        return pack(("SCRIPT", "LOAD", self.text))
+        return pack(("SCRIPT", "LOAD", self.source))

@@ -33,7 +33,7 @@ _COMMANDS: Final = (
 _UNUSED: Final = ("cffi", "opentelemetry", "psutil", "pygments", "yaml")
 """Modules that Celery, kombu, billiard and redis-py import where they are installed, and do
 without where they are not. Billiard calls the kernel by ctypes as well. Redis-py's own metrics
-need OpenTelemetry; a program that is instrumented has imported it before. Colours are for
+need OpenTelemetry; a program that is instrumented has imported it before. Colors are for
 commands. What needs the others has them when it does, see :func:`_load_later`."""
 _WITH_VALUE: Final = ("-X", "-W")
 
@@ -81,7 +81,7 @@ def _interpreter_options() -> list[str] | None:
 
 
 class _Later(ModuleType):
-    """A package that is run when somebody asks for what it defines; its modules are there at once."""
+    """A package that is run when somebody asks for what it defines; its modules are there."""
 
     def __getattr__(self, name: str) -> Any:
         spec = self.__spec__
@@ -121,28 +121,29 @@ def _hidden() -> Iterator[None]:
 
     unused = [name for name in _UNUSED if name not in sys.modules]
     commands = {f"celery.bin.{name}": _Command(name) for name in _COMMANDS}
-    importlib.metadata.entry_points = others  # type: ignore[assignment]
-    sys.modules.update(commands)
-    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]  None: there is no such one
+    importlib.metadata.entry_points = others
+    hidden: dict[str, Any] = {**commands, **dict.fromkeys(unused)}  # None: there is no such one
+    sys.modules.update(hidden)
     try:
         yield
     finally:
         importlib.metadata.entry_points = found
-        for name in (*commands, *unused):
+        for name in hidden:
             del sys.modules[name]
 
 
 def _load_later() -> None:
     """Have Celery and kombu load what they did not find once somebody needs it."""
-    from celery.utils import debug
-    from kombu.serialization import registry
+    from celery.utils import debug  # noqa: PLC0415  not before they are hidden
+    from kombu.serialization import registry  # noqa: PLC0415
 
     debug.Process = lambda *of: import_module("psutil").Process(*of)  # celery inspect memsample
     registry.register(
         "yaml",
         lambda data: import_module("yaml").safe_dump(data),
-        lambda text: import_module("yaml").safe_load(bytes(text, "utf-8")
-            if isinstance(text, str) else bytes(text)),
+        lambda text: import_module("yaml").safe_load(
+            text if isinstance(text, str) else bytes(text)
+        ),
         content_type="application/x-yaml",
         content_encoding="utf-8",
     )
@@ -152,7 +153,7 @@ def main() -> None:
     """Run Celery's program."""
     _add_later("redis", "asyncio")
     with _hidden():
-        from celery.bin.celery import celery
+        from celery.bin.celery import celery  # noqa: PLC0415
 
         for name in ("celery.apps.worker", "redis"):
             import_module(name)

@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 from random import Random
 from typing import TYPE_CHECKING
 
-from pooltasks.optimizer.overflow import LOOK, Overflow
+from pooltasks.optimizer.overflow import LOOK
 from pooltasks.optimizer.policies.observation import Observation
 from pooltasks.simulator.holding import Holding
 from pooltasks.simulator.node import Node
@@ -65,7 +65,6 @@ class Simulation:
         self._busy_seen = 0.0
         self._arrived_seen = 0
         self._looks = bool(conditions.overflow)
-        self._run = sum(arrivals.services) / max(1, len(arrivals.services))
 
     def run(self) -> Run:
         """Simulate to the end of the sequence and return the results."""
@@ -258,7 +257,7 @@ class Simulation:
                 busy=node.serving - idle,
                 waiting=0,
                 queued=lambda: len(self.queue),
-                run=self._run,
+                run=self.arrivals.mean_service,
             ):
                 self._resize(node, now)
 
@@ -301,8 +300,7 @@ class Simulation:
     def _node_down(self, index: int, now: float) -> None:
         crash = self.conditions.node_crashes[index]
         node = self.nodes[crash.node]
-        node.alive = False
-        node.overflow = Overflow(self.conditions.overflow, self.conditions.wait)
+        node.die()
         for worker in sorted(node.members):
             self._crash(worker, now)
         heappush(self.heap, (now + crash.outage, _Kind.NODE_UP, crash.node))

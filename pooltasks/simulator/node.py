@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 
 from pooltasks.optimizer.overflow import Overflow
 
@@ -36,7 +37,8 @@ class Node:
     def __init__(self, overflow: int, wait: float) -> None:
         self.alive = True
         self.target = 0
-        self.overflow = Overflow(overflow, wait)
+        self._begin = partial(Overflow, overflow, wait)
+        self.overflow = self._begin()
         self.members: set[int] = set()  # every worker: warming, resting, idle, busy
         self.warming: set[int] = set()
         self.resting: list[int] = []  # warm, and given nothing: spares
@@ -46,6 +48,11 @@ class Node:
         self.sent: deque[tuple[float, Counters]] = deque()  # (taken at, sample), on their way
         self.seen = Counters()  # the newest sample that has arrived
         self.seen_of = 0.0  # when that was taken
+
+    def die(self) -> None:
+        """End; it comes back without temporary workers."""
+        self.alive = False
+        self.overflow = self._begin()
 
     @property
     def wanted(self) -> int:

@@ -10,6 +10,7 @@ import math
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 from typing import Literal, Protocol
 
@@ -86,6 +87,11 @@ class Arrivals:
     rates: list[float]
     seconds: float
     service: ServiceTimes
+
+    @cached_property
+    def mean_service(self) -> float:
+        """How long an operation runs, seconds."""
+        return sum(self.services) / max(1, len(self.services))
 
     def highest_rate(self, start: float, end: float) -> float:
         """Return the highest true rate between two times, inside the sequence."""

@@ -34,7 +34,7 @@ def _earlier(
 
 
 def load_options(
-    *, seconds: int = 30, kills: int = 0, node_kills: int = 0
+    *, seconds: int = 30, kills: int = 0, node_kills: int = 0, peak: float | None = None
 ) -> Callable[[_Function], _Function]:
     """Return a decorator with the options of a load and of its report; :func:`judge` takes them.
 
@@ -42,6 +42,7 @@ def load_options(
         seconds: The default.
         kills: The same.
         node_kills: The same.
+        peak: The same.
     """
     kill = click.IntRange(min=0)
     options = (
@@ -74,6 +75,14 @@ def load_options(
             default=node_kills,
             show_default=True,
             help="The same of nodes; something has to start them again.",
+        ),
+        click.option(
+            "--peak",
+            type=click.FloatRange(min=0, min_open=True),
+            default=peak,
+            show_default=peak is not None,
+            help="targets: operations a second that follow, with nobody killed: the throughput is "
+            "judged there.",
         ),
         click.option(
             "--compare",
@@ -157,6 +166,7 @@ def judge(
     settle: int,
     kills: int,
     node_kills: int,
+    peak: float | None,
     earlier: Mapping[str, float | None] | None,
     picture: Path | None,
     as_json: bool,
@@ -174,6 +184,7 @@ def judge(
         settle: Seconds of the load before those.
         kills: Workers to kill.
         node_kills: Nodes to kill.
+        peak: Operations a second at which ``targets`` judges the throughput.
         earlier: Numbers of an earlier run, by what they are.
         picture: Where to draw it.
         as_json: Whether to print JSON.
@@ -205,6 +216,7 @@ def judge(
         tell=lambda line: click.echo(line, err=True),
         kills=kills,
         node_kills=node_kills,
+        peak=peak,
         beside=beside or {},
     )
     _refuse_kills(subject)

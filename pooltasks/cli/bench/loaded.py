@@ -43,6 +43,8 @@ class Subject:
     """Workers to kill."""
     node_kills: int = 0
     """Nodes to kill."""
+    peak: float | None = None
+    """Operations a second at which the throughput is judged; None: those of ``rate``."""
     beside: Mapping[str, int] = field(default_factory=dict)
     """Ids of other processes that belong to the deployment, by name."""
 

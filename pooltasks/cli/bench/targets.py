@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pooltasks.cli.bench.loaded import put
 from pooltasks.cli.bench.picture import of_the_load
@@ -15,24 +15,47 @@ if TYPE_CHECKING:
     from pooltasks.cli.bench.loaded import Loaded, Subject
     from pooltasks.metrics.view import PoolMetrics
 
-_RECOVERY = 500.0
+_RECOVERY, _P50, _P99 = 500.0, 50.0, 100.0
 """Milliseconds, of the requirements document."""
 
 
 def targets(subject: Subject) -> Report:
-    """Judge all eight goals of the requirements document at once."""
+    """Judge all eight goals of the requirements document at once, and then the throughput."""
     loaded = put(subject)
     metrics = subject.pool.metrics(subject.seconds)
     _, samples = subject.pool.samples(subject.seconds)
     seen = loaded.load.seen()._replace(recovery=max(loaded.node_deaths, default=None))
+    peak = _peak(subject, subject.peak) if subject.peak else None
+    if peak is not None:
+        seen = seen._replace(throughput=peak.throughput)
     judged = goals(metrics, [one.sample for its in samples.values() for one in its], seen)
     right, note = _right_utilization(subject, metrics)
     return Report(
         loaded,
-        [*judged, right],
+        [*judged, right, *(peak.latencies if peak else ())],
         of_the_load(loaded),
         notes=[note] if note else [],
         figures={"recoveries": metrics.work.recoveries, "node_deaths": loaded.node_deaths},
+    )
+
+
+class _Peak(NamedTuple):
+    """A higher rate, at which nobody was killed."""
+
+    throughput: float
+    """Results a second."""
+    latencies: tuple[Goal, Goal]
+
+
+def _peak(subject: Subject, rate: float) -> _Peak:
+    subject.tell(f"then {rate:g} a second for {subject.settle} + {subject.seconds} s")
+    seen = put(replace(subject, rate=rate, kills=0, node_kills=0)).load.seen()
+    return _Peak(
+        seen.throughput,
+        (
+            Goal(f"at {rate:g}/s: latency, p50", milliseconds(seen.latency, "p50"), "ms", _P50),
+            Goal(f"at {rate:g}/s: latency, p99", milliseconds(seen.latency, "p99"), "ms", _P99),
+        ),
     )
 
 
