@@ -1,9 +1,4 @@
-"""pooltasks: Celery on Redis as a warm, self-sizing, observable worker pool.
-
-What is named here is loaded when it is used: a node chooses what Celery and redis-py load with it
-before they are imported (``pooltasks.node.celery``), and a producer needs neither pools nor
-settings.
-"""
+"""pooltasks: Celery on Redis as a warm, self-sizing, observable worker pool."""
 
 from __future__ import annotations
 
@@ -11,50 +6,32 @@ __version__ = "0.1.0"
 
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+_PROGRAM = "pooltasks.node.celery"
+"""A node's program, which says what Celery and redis-py load, before they are imported. Python
+imports the package to find it; it imports the package again (``python -m`` has this argument
+only while it looks for the module)."""
+
+if sys.argv[:1] != ["-m"] or _PROGRAM not in sys.orig_argv:
+    from pooltasks.app import app
+    from pooltasks.decorator import operation
+    from pooltasks.installation import install
+
 if TYPE_CHECKING:
-    from celery import Celery
-
-    from pooltasks.decorator import operation  # noqa: TC004  loaded by its name
-    from pooltasks.installation import install  # noqa: TC004  loaded by its name
-    from pooltasks.pools import Pool  # noqa: TC004  loaded by its name
-
-    app: Celery
+    from pooltasks.pools import Pool
 
 __all__ = ["Pool", "__version__", "app", "install", "operation"]
 
-_APPLICATION = "pooltasks.app"
-_PLACES = {
-    "Pool": "pooltasks.pools",
-    "install": "pooltasks.installation",
-    "operation": "pooltasks.decorator",
-}
-_MODULES = frozenset({"metrics", "pool_settings", "pools", "settings", "telemetry", "warming"})
+
+_LOADED_LATER = frozenset({"metrics", "pool_settings", "pools", "settings", "warming"})
+"""Modules that are loaded when they are first named: not every producer needs them, and they
+bring pydantic and what reads samples, as long to import as the rest of pooltasks."""
 
 
-class _Package(ModuleType):
-    """The package: ``app`` is the application, and not the module of this name that makes it."""
-
-    @property
-    def app(self) -> Celery:
-        """The library's own application."""
-        application: Celery = import_module(_APPLICATION).app
-        return application
-
-    @app.setter
-    def app(self, module: ModuleType) -> None:
-        """Do nothing: Python sets it when the module is imported."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _PLACES:
-            # First: operations and pools belong to it where the process has no other.
-            import_module(_APPLICATION)
-            return getattr(import_module(_PLACES[name]), name)
-        if name in _MODULES:
-            return import_module(f"{__name__}.{name}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-sys.modules[__name__].__class__ = _Package
+def __getattr__(name: str) -> Any:
+    if name == "Pool":
+        return import_module("pooltasks.pools").Pool
+    if name in _LOADED_LATER:
+        return import_module(f"pooltasks.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,6 @@ server has no application of its own, and its process may have several.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -187,23 +186,18 @@ def application(pool: str | None = None) -> Celery:
     for diverted in reversed(_applications.diverted):
         if _may_have(diverted, pool):
             return diverted
-    own, extended = _applications.own or _made(), _applications.extended
+    own, extended = _applications.own, _applications.extended
     present: Any = getattr(_state._tls, "current_app", None)  # noqa: SLF001  no public question
     if present is own:
         present = None
     if present is not None and _is_meant(present, pool):
         return present
+    assert own is not None  # noqa: S101  pooltasks.app is imported by now
     if own.serves_a_pool or not extended:
         if present is not None and present not in _applications.told:
             _say_once(present)
         return own
     return _of_several([*extended], present, pool)
-
-
-def _made() -> Celery:
-    """Make the library's own application: nobody has named it yet."""
-    own: Celery = import_module("pooltasks.app").app
-    return own
 
 
 def _of_several(extended: list[Celery], present: Any, pool: str | None) -> Celery:

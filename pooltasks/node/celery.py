@@ -12,7 +12,7 @@ import importlib.metadata
 import os
 import sys
 from contextlib import contextmanager
-from importlib import import_module
+from importlib import import_module, reload
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from types import ModuleType
@@ -155,8 +155,8 @@ def main() -> None:
     with _hidden():
         from celery.bin.celery import celery  # noqa: PLC0415
 
-        for name in ("celery.apps.worker", "redis"):
-            import_module(name)
+        import_module("celery.apps.worker")
+        reload(sys.modules["pooltasks"])  # now with all that is in it
     _load_later()
     sys.exit(celery(auto_envvar_prefix="CELERY", prog_name="celery"))
 

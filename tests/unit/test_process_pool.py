@@ -111,7 +111,7 @@ def test_no_start_fails_while_the_node_ends(pool, process):
 
 @pytest.mark.parametrize(("jobs", "temporary"), [(True, False), (False, True)])
 def test_there_is_one_look_at_a_time_while_there_is_something_to_see(pool, jobs, temporary):
-    pool.dispatch.is_watched = lambda: jobs
+    pool.dispatch.is_watched, pool.dispatch.recent = lambda: jobs, 0.5
     pool.sizing.is_watched = lambda: temporary
     pool._look_later()
     pool._look_later()
@@ -120,7 +120,7 @@ def test_there_is_one_look_at_a_time_while_there_is_something_to_see(pool, jobs,
     assert pool._hub.later == [pool._look] * 2
     ((name, (now,), _),) = pool.dispatch.told
     assert name == "look"
-    assert pool.sizing.told == [("look", (now,), {"waiting": 1})]
+    assert pool.sizing.told == [("look", (now,), {"waiting": 1, "run": 0.5})]
 
 
 def test_nothing_is_looked_at_where_nothing_is_to_see_or_the_pool_ends(pool):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TENTHS = 10
 _LOW, _HIGH = 0.75, 1.25
-"""Of the rate, in turn, so that the pool is resized all the while."""
+"""Shares of the rate, in turn: the pool is resized all the while."""
 _TURN = 10.0
 """Seconds of each."""
 _LOOKS = 120

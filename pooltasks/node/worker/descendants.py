@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
-"""Of ``<linux/prctl.h>``."""
+"""The number of the option in ``<linux/prctl.h>``."""
 _OF_A_WORKER = (
     signal.SIGTERM,
     signal.SIGHUP,
