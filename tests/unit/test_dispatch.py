@@ -19,7 +19,7 @@ from pooltasks.node.worker.turn import Turn
 from pooltasks.node.workforce.dispatch import Dispatch
 from pooltasks.node.workforce.jobs import Blame, Call, Kind, Lane
 from pooltasks.node.workforce.process_pool import ProcessPool
-from pooltasks.node.workforce.timeouts import TimeLimits
+from pooltasks.node.workforce.timeouts import Deadlines, TimeLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,8 +80,9 @@ class Pool(Dispatch):
             on_written=self._note_look,
             on_result=self.results.append,
             on_end=self.freed.append,
+            deadlines=Deadlines(lambda _: None, lambda _: None),
         )
-        self.on_timeout_set = self.on_timeout_cancel = lambda *_: None
+        self.deadlines.start(SimpleNamespace(call_later=lambda *_: SimpleNamespace(cancel=int)))
 
     def _note_look(self) -> None:
         self.looks += 1

@@ -87,6 +87,16 @@ class Clock:
         return self.hard is not None and self.elapsed >= self.hard
 
 
+class _NoTimer:
+    """Keeps no time: each look asks the clock of what runs."""
+
+    def set(self, job: Job, soft: float | None, hard: float | None) -> None:
+        """Do nothing."""
+
+    def cancel(self, job: Job) -> None:
+        """Do nothing."""
+
+
 class OneWorker:
     """The pool of a debugging node, with one worker that is no process.
 
@@ -125,6 +135,7 @@ class OneWorker:
         self.overflow = Overflow(0)
         self.pid = os.getpid()
         self.jobs: dict[int, Job] = {}
+        self.deadlines = _NoTimer()
         self.dispatch = self.sizing = self  # with one worker there is nothing to tell apart
         self.warm_ups = WarmUps(plan)
         self.done = 0
@@ -230,12 +241,6 @@ class OneWorker:
             self._waiting.append(job)
             self._hand_over()
         return job
-
-    def on_timeout_set(self, job: Job, soft: float | None, hard: float | None) -> None:
-        """Do nothing: each look asks the clock of what runs."""
-
-    def on_timeout_cancel(self, job: Job) -> None:
-        """Do nothing, as above."""
 
     def _hand_over(self) -> None:
         while self._waiting and len(self._operations()) < self.slots:

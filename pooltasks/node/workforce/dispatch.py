@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, MutableMapping
 
     from pooltasks.node.worker.shortcut import Claims
-    from pooltasks.node.workforce.jobs import Call, Lane, Owner, Worker
+    from pooltasks.node.workforce.jobs import Call, Lane, Owner, TimeKeeper, Worker
 
 JOBS = 66
 """Message to a worker: operations to run, in their order."""
@@ -53,12 +53,8 @@ class Dispatch:
         on_written: Called when operations were written to workers.
         on_result: Takes the result that a worker made for the caller.
         on_end: Takes a worker that is done with an operation.
+        deadlines: Has the time limits of operations count.
     """
-
-    on_timeout_set: Callable[[Job, float | None, float | None], None]
-    """Has the limits of a job count that was accepted."""
-    on_timeout_cancel: Callable[[Job], None]
-    """Has them count no more."""
 
     def __init__(
         self,
@@ -74,8 +70,10 @@ class Dispatch:
         on_written: Callable[[], None],
         on_result: Callable[[StoredResult], None],
         on_end: Callable[[Worker], None],
+        deadlines: TimeKeeper,
     ) -> None:
         self.jobs = jobs
+        self.deadlines = deadlines
         self.waiting: deque[Job] = deque()
         """Jobs that no worker has, those that go first at the left."""
         self._workers, self._open_to, self._writes = workers, open_to, writes

@@ -81,16 +81,21 @@ class Call(NamedTuple):
     """Whether the node wants to know the traceback of an error."""
 
 
+class TimeKeeper(Protocol):
+    """Has the time limits of jobs count; ``timeouts.Deadlines`` is one."""
+
+    def set(self, job: Job, soft: float | None, hard: float | None) -> None:
+        """Have the limits of a job that was accepted count."""
+
+    def cancel(self, job: Job) -> None:
+        """Have them count no more: it has ended."""
+
+
 class JobPool(Protocol):
     """A pool that holds jobs until they have ended."""
 
     jobs: dict[int, Job]
-
-    def on_timeout_set(self, job: Job, soft: float | None, hard: float | None) -> None:
-        """Have the limits of a job that was accepted count."""
-
-    def on_timeout_cancel(self, job: Job) -> None:
-        """Have them count no more: it has ended."""
+    deadlines: TimeKeeper
 
 
 class Job(ApplyResult):
@@ -128,8 +133,7 @@ class Job(ApplyResult):
         self.correlation_id = correlation_id
         self._soft_timeout, self._timeout = limits
         self._callbacks_propagate = ()
-        self._on_timeout_set = pool.on_timeout_set
-        self._on_timeout_cancel = pool.on_timeout_cancel
+        self._deadlines = pool.deadlines
         self._is_ready = False
         self._accepted = False
         self._worker_pid: int | None = None
@@ -186,7 +190,7 @@ class Job(ApplyResult):
         self._time_accepted = at
         self._worker_pid = pid
         if self._soft_timeout or self._timeout:
-            self._on_timeout_set(self, self._soft_timeout, self._timeout)
+            self._deadlines.set(self, self._soft_timeout, self._timeout)
         self.safe_apply_callback(self.owner.on_accepted, pid, at)
 
     def end(self, ending: Ending, stored: StoredResult | None) -> None:
@@ -219,7 +223,7 @@ class Job(ApplyResult):
         if self._is_ready:
             return False
         if self._accepted:
-            self._on_timeout_cancel(self)
+            self._deadlines.cancel(self)
         self._is_ready = True
         self._cache.pop(self.key, None)
         return True

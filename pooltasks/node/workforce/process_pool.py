@@ -31,7 +31,7 @@ from pooltasks.node.workforce.equipment import Equipment
 from pooltasks.node.workforce.jobs import Lane
 from pooltasks.node.workforce.replies import PART, Replies
 from pooltasks.node.workforce.sizing import Sizing
-from pooltasks.node.workforce.timeouts import TimeLimits
+from pooltasks.node.workforce.timeouts import Deadlines, TimeLimits
 from pooltasks.node.workforce.warm_ups import WarmUps
 from pooltasks.optimizer.overflow import LOOK
 
@@ -104,6 +104,7 @@ class ProcessPool(AsynPool):
             slots=settings.slots,
             queued=queued,
         )
+        self._deadlines = Deadlines(self.on_soft_timeout, self.on_hard_timeout)
         self.dispatch = Dispatch(
             self._pool,
             self._fileno_to_inq.values(),
@@ -116,6 +117,7 @@ class ProcessPool(AsynPool):
             on_written=self._look_later,
             on_result=on_result,
             on_end=self.sizing.on_done,
+            deadlines=self._deadlines,
         )
         self._result_handler.dispatch = self.dispatch
         handlers = self._result_handler.state_handlers
@@ -131,8 +133,7 @@ class ProcessPool(AsynPool):
         self._hub = hub
         self.hub_remove = hub.remove
         self.on_poll_start = self.dispatch.hand_out
-        self.dispatch.on_timeout_set = self.on_timeout_set
-        self.dispatch.on_timeout_cancel = self.on_timeout_cancel
+        self._deadlines.start(hub)
         self.warm_ups.start(hub, self)
         self.sizing.start(hub)
         self.dispatch.start(hub)
