@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from importlib import import_module, reload
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +37,7 @@ _UNUSED: Final = ("cffi", "opentelemetry", "psutil", "pygments", "yaml")
 without where they are not. Billiard calls the kernel by ctypes as well. Redis-py's own metrics
 need OpenTelemetry; a program that is instrumented has imported it before. Colors are for
 commands. What needs the others has them when it does, see :func:`_load_later`."""
+_NOBODY: Final = (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 _WITH_VALUE: Final = ("-X", "-W")
 
 
@@ -42,11 +45,10 @@ def begin_again() -> None:
     """Become this program, if this process is ``celery``; else return.
 
     It stays what it is under a debugger or another program that runs Celery's, whose work would
-    end, and where ``--uid`` and ``--gid`` have been carried out: nobody may do so twice.
+    end, and where an option has been carried out that cannot be carried out twice.
     """
     options = _interpreter_options()
-    context = click.get_current_context(silent=True)
-    if options is None or context is None or context.params.get("uid") or context.params.get("gid"):
+    if options is None or any(map(_is_once, _contexts())):
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -61,6 +63,19 @@ def command(*options: str, arguments: Sequence[str]) -> list[str]:
         arguments: Those of ``celery``.
     """
     return [sys.executable, *options, "-m", _PROGRAM, *arguments]
+
+
+def _contexts() -> Iterator[click.Context]:
+    context = click.get_current_context(silent=True)
+    while context is not None:
+        yield context
+        context = context.parent
+
+
+def _is_once(context: click.Context) -> bool:
+    """Return whether options took the rights of root away, or led to another folder."""
+    sources = map(context.get_parameter_source, ("uid", "gid", "workdir"))
+    return any(source not in _NOBODY for source in sources)
 
 
 def _interpreter_options() -> list[str] | None:
@@ -158,6 +173,8 @@ def main() -> None:
         import_module("celery.apps.worker")
         reload(sys.modules["pooltasks"])  # now with all that is in it
     _load_later()
+    # Applications ask for it whether they run under Celery, and SIGHUP starts it again.
+    sys.argv[0] = str(Path(sys.executable).with_name("celery"))
     sys.exit(celery(auto_envvar_prefix="CELERY", prog_name="celery"))
 
 

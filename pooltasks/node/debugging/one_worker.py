@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from pooltasks.node.scoreboard.scoreboard import Scoreboard
     from pooltasks.node.worker.warmup import Plan
-    from pooltasks.node.workforce.jobs import Call, Owner
+    from pooltasks.node.workforce.jobs import Call, Owner, TimeKeeper
     from pooltasks.pool_settings import WarmUp
 
 logger = get_logger(__name__)
@@ -135,7 +135,7 @@ class OneWorker:
         self.overflow = Overflow(0)
         self.pid = os.getpid()
         self.jobs: dict[int, Job] = {}
-        self.deadlines = _NoTimer()
+        self.deadlines: TimeKeeper = _NoTimer()
         self.dispatch = self.sizing = self  # with one worker there is nothing to tell apart
         self.warm_ups = WarmUps(plan)
         self.done = 0
