@@ -26,7 +26,8 @@ class Overflow:
     The node looks a few times while it works. If at two looks in a row every worker is
     busy and operations wait for so long that it matters, there is one more from then on; one
     only at a time, because each node of a pool sees the same queue. They are workers like the
-    others: there are more of them for as long as more are needed, and a second longer.
+    others: there are more of them for as long as operations would wait for so long without
+    them, and a second longer.
 
     Operations of five milliseconds wait for each other all the time, and for a moment only. So
     half of the objective's wait does not matter; otherwise a pool of them would never be
@@ -72,30 +73,30 @@ class Overflow:
             serving: How many are given operations.
             busy: How many of these have as many as they have slots.
             waiting: How many workers the node's operations need that no worker has.
-            queued: The same for operations in the queue; asked only where that matters.
+            queued: The same for operations in the queue; asked only when every worker is busy.
             run: Seconds that an operation runs.
             room: The most workers that the host has room for; None if that is not known.
         """
         before = self.count
-        coming = size + before - serving
-        if not waiting and busy >= serving and (before < self.most or coming > 0):
-            waiting = queued()
-        for number in range(min(before, busy + waiting - size)):
+        if busy >= serving and (before or self.most):
+            waiting += queued()
+        for number in range(before):
+            # Without this one and those after it:
+            if not self._is_too_long(busy + waiting - size - number, size + number, run):
+                break
             self._needed[number] = now
         while self._needed and now - self._needed[-1] >= _IDLE:
             self._needed.pop()
         coming = size + self.count - serving
-        lacks = busy >= serving >= size and waiting > coming
+        lacks = busy >= serving >= size and self._is_too_long(
+            waiting - coming, serving + coming, run
+        )
         most = self.most if room is None else min(self.most, room - size)
-        if lacks and self.count < most:
-            lacks = self._is_too_long(waiting, queued, run / max(1, serving))
-            if lacks and self._lacked:
-                self._needed.append(now)
+        if lacks and self._lacked and self.count < most:
+            self._needed.append(now)
         self._lacked = lacks
         return self.count != before
 
-    def _is_too_long(self, waiting: int, queued: Callable[[], int], each: float) -> bool:
-        """Return whether what waits, of which one begins each so many seconds, waits too long."""
-        if waiting * each >= self._tolerated:
-            return True
-        return (waiting + queued()) * each >= self._tolerated
+    def _is_too_long(self, waiting: int, workers: int, run: float) -> bool:
+        """Return whether so many operations wait too long for so many busy workers."""
+        return waiting > 0 and waiting * run >= self._tolerated * workers

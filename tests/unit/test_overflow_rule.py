@@ -85,8 +85,8 @@ def test_one_that_is_still_cold_is_kept_while_something_waits_for_it():
     assert looks(overflow, *[(2, 2, 0)] * 60, start=4.0) == 0
 
 
-def test_what_is_in_the_queue_waits_too_and_is_asked_for_only_where_that_matters():
-    def of(serving, busy, waiting=0):
+def test_what_is_in_the_queue_waits_too_and_is_asked_for_only_while_all_are_busy():
+    def of(overflow, serving, busy, waiting=0):
         asked = []
         overflow.look(
             0.0,
@@ -99,12 +99,34 @@ def test_what_is_in_the_queue_waits_too_and_is_asked_for_only_where_that_matters
         return len(asked)
 
     overflow = Overflow(1)
-    assert of(2, 1) == 0
-    assert of(2, 2, waiting=1) == 0
-    assert of(2, 2) == 1
+    assert of(overflow, 2, 1) == 0
+    assert of(overflow, 2, 2) == 1
+    assert of(overflow, 2, 2) == 1
     assert overflow.count == 1
-    assert of(2, 2) == 1  # one is on its way: is it still of use?
-    assert of(3, 3) == 0  # more there cannot be
+    assert of(overflow, 3, 3) == 1, "is it still of use?"
+    assert of(Overflow(0), 2, 2) == 0
+
+
+def test_a_temporary_worker_stays_while_operations_would_wait_for_long_without_it():
+    def stays(*, busy, waiting, run):
+        overflow = Overflow(1, wait=0.05)
+        for now, its in ((0.0, math.inf), (LOOK, math.inf), (1.1, run)):
+            overflow.look(
+                now,
+                2,
+                serving=2 if now < 1 else 3,
+                busy=2 if now < 1 else busy,
+                waiting=1 if now < 1 else waiting,
+                queued=lambda: 0,
+                run=its,
+            )
+        return overflow.count == 1
+
+    assert stays(busy=3, waiting=0, run=0.06)
+    assert not stays(busy=3, waiting=0, run=0.04)
+    assert stays(busy=3, waiting=9, run=0.005)
+    assert not stays(busy=3, waiting=8, run=0.005)
+    assert not stays(busy=2, waiting=0, run=1.0)
 
 
 def test_a_size_that_grows_takes_temporary_workers_over():
