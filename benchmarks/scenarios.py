@@ -27,6 +27,9 @@ class _Plan(NamedTuple):
     kills: int = 0
     node_kills: int = 0
     run_ms: float = 5.0
+    settle: int = 5
+    size: int = 4
+    """Workers that a node starts with."""
     peak: float | None = None
     pool: dict[str, object] = {}  # noqa: RUF012  nobody changes it
     """Settings of the pool beside those of all."""
@@ -40,7 +43,10 @@ PLANS = {
         12,
         3,
         peak=1050,
-        pool={"max_overflow": 8},
+        # A node that dies leaves its work to one that has as many workers again at hand.
+        size=2,
+        pool={"spares": 2, "max_overflow": 4},
+        settle=20,
     ),
     "load": _Plan("Find the highest rate that the pool stands.", 2000, 40),
     "latency": _Plan("Judge latencies, and show where they come from.", 600, 30),
@@ -85,12 +91,16 @@ def command(name: str) -> click.Command:
         help="The most that a node may have.",
     )
     @load_options(
-        seconds=plan.seconds, kills=plan.kills, node_kills=plan.node_kills, peak=plan.peak
+        seconds=plan.seconds,
+        settle=plan.settle,
+        kills=plan.kills,
+        node_kills=plan.node_kills,
+        peak=plan.peak,
     )
     def run(*, rate: float, run_ms: float, nodes: int, workers: int, **options: Any) -> None:
         pool = {
             "imports": '["benchmarks.sleeping"]',
-            "pool_size": min(4, workers),
+            "pool_size": min(plan.size, workers),
             "min_pool_size": 1,
             "max_pool_size": workers,
             **plan.pool,

@@ -38,7 +38,7 @@ class Pool:
     settings = PoolSettings()
 
     def __init__(self, *, busy: float = 30.0, recovery: float = 0.02) -> None:
-        self.counts = Counts(busy=busy, process=50.0, recoveries=1)
+        self.counts = Counts(busy=busy * 6 / 50, process=6.0, recoveries=1)
         for seconds in (0.01, 0.01):
             self.counts.run.add(seconds)
             self.counts.wait.add(0.001)

@@ -34,12 +34,18 @@ def _earlier(
 
 
 def load_options(
-    *, seconds: int = 30, kills: int = 0, node_kills: int = 0, peak: float | None = None
+    *,
+    seconds: int = 30,
+    settle: int = 5,
+    kills: int = 0,
+    node_kills: int = 0,
+    peak: float | None = None,
 ) -> Callable[[_Function], _Function]:
     """Return a decorator with the options of a load and of its report; :func:`judge` takes them.
 
     Args:
         seconds: The default.
+        settle: The same.
         kills: The same.
         node_kills: The same.
         peak: The same.
@@ -56,7 +62,7 @@ def load_options(
         click.option(
             "--settle",
             type=click.IntRange(0, 3600),
-            default=5,
+            default=settle,
             show_default=True,
             help="Seconds of the load before those.",
         ),

@@ -9,11 +9,12 @@ from pooltasks.cli.bench.loaded import put
 from pooltasks.cli.bench.picture import of_the_load
 from pooltasks.cli.bench.report import Report
 from pooltasks.metrics.goals import Goal, goals, milliseconds
-from pooltasks.optimizer.utilization import band_of
+from pooltasks.optimizer.staffing import Goal as Staffing
+from pooltasks.optimizer.utilization import band
 
 if TYPE_CHECKING:
     from pooltasks.cli.bench.loaded import Loaded, Subject
-    from pooltasks.metrics.view import PoolMetrics
+    from pooltasks.metrics.view import PoolWork
 
 _RECOVERY, _P50, _P99 = 500.0, 50.0, 100.0
 """Milliseconds, of the requirements document."""
@@ -23,13 +24,15 @@ def targets(subject: Subject) -> Report:
     """Judge all eight goals of the requirements document at once, and then the throughput."""
     loaded = put(subject)
     metrics = subject.pool.metrics(subject.seconds)
-    _, samples = subject.pool.samples(subject.seconds)
+    _, stored = subject.pool.samples(subject.seconds)
+    samples = [one.sample for its in stored.values() for one in its]
     seen = loaded.load.seen()._replace(recovery=max(loaded.node_deaths, default=None))
     peak = _peak(subject, subject.peak) if subject.peak else None
     if peak is not None:
         seen = seen._replace(throughput=peak.throughput)
-    judged = goals(metrics, [one.sample for its in samples.values() for one in its], seen)
-    right, note = _right_utilization(subject, metrics)
+    judged = goals(metrics, samples, seen)
+    slots = sum(its.counts.process for its in samples) / subject.seconds
+    right, note = _right_utilization(subject, metrics.work, max(1, round(slots)))
     return Report(
         loaded,
         [*judged, right, *(peak.latencies if peak else ())],
@@ -59,22 +62,24 @@ def _peak(subject: Subject, rate: float) -> _Peak:
     )
 
 
-def _right_utilization(subject: Subject, metrics: PoolMetrics) -> tuple[Goal, str]:
-    """Return the utilization beside the band that the pool's objective allows, and why."""
-    objective = subject.pool.settings.objective
-    band, utilization = band_of(metrics, objective), metrics.work.utilization
+def _right_utilization(subject: Subject, work: PoolWork, slots: int) -> tuple[Goal, str]:
+    """Return the utilization beside the band that the pool's objective allows, and why.
+
+    Args:
+        subject: The pool.
+        work: Its work under the load.
+        slots: How many it had then, on average.
+    """
     what = "utilization, in the objective's band"
-    if band is None or utilization is None:
+    objective, run, utilization = subject.pool.settings.objective, work.run, work.utilization
+    if run is None or not run.mean or utilization is None:
         return Goal(what, None, "%"), ""
-    low, high = 100 * band.low, 100 * band.high
-    run = metrics.work.run
-    slots = metrics.load.capacity
+    right = band(slots, run.mean, Staffing(objective.wait_ms / 1000, objective.quantile))
+    low, high = 100 * right.low, 100 * right.high
     note = (
-        f"{slots} slots whose operations run {run.mean * 1e3:.3g} ms keep "
-        f"{100 * objective.quantile:g}% < {objective.wait_ms:g} ms up to {high:.0f} % of "
+        f"{slots} slots, as there were on average, whose operations run {run.mean * 1e3:.3g} ms "
+        f"keep {100 * objective.quantile:g}% < {objective.wait_ms:g} ms up to {high:.0f} % of "
         f"utilization; below {low:.0f} % they are too many."
-        if run
-        else ""
     )
     return Goal(what, 100 * utilization, "%", high, low), note
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pooltasks.pools import Pool
 
 
+_COMES_BACK = 10.0
+"""Seconds after which a node that does not answer is not waited for."""
+
+
 @dataclass(frozen=True)
 class Server:
     """The contents of the server."""
@@ -78,6 +82,7 @@ class Watch(threading.Thread):
         self._beside = beside or {}
         self._closing = threading.Event()
         self._error: Exception | None = None
+        self._known = dict.fromkeys(nodes, time.monotonic())
         self.nodes = nodes
         """The status of each node, as of the last look."""
         self.looks: list[Look] = []
@@ -107,10 +112,17 @@ class Watch(threading.Thread):
             raise self._error
 
     def _ask(self) -> Nodes:
-        """Return the nodes. Those that are known answer at once; new ones have a second."""
-        answers = remote.ask(self._pool.app, "pool_status", list(self.nodes))
-        if len(answers) < len(self.nodes) or not answers:
+        """Return the nodes. Those that are known answer at once; others have a second."""
+        answers = remote.ask(self._pool.app, "pool_status", list(self._known))
+        now = time.monotonic()
+        self._known |= dict.fromkeys(answers, now)
+        if len(answers) < len(self._known):
             answers = remote.ask(self._pool.app, "pool_status")
+            self._known |= dict.fromkeys(nodes_of(self._pool, answers), now)
+        # One that died may come back; one that left does not.
+        self._known = {
+            name: at for name, at in self._known.items() if now - at < _COMES_BACK
+        } or self._known
         return nodes_of(self._pool, answers) or self.nodes
 
 
