@@ -91,6 +91,8 @@ class Watch:
     seen: dict[str, tuple[int, float, _Work]] = field(default_factory=dict)
     """The last sample of each node: number, time, content. One that may not have
     arrived is written again under its number, with what came after it."""
+    present: list[str] = field(default_factory=list)
+    """The series of samples of the nodes that were there in it."""
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as JSON values."""
@@ -98,7 +100,7 @@ class Watch:
             node: [number, at, list(vars(work).values())]
             for node, (number, at, work) in self.seen.items()
         }
-        return {"period": self.period, "at": self.at, "inside": self.inside, "seen": seen}
+        return {**vars(self), "seen": seen}
 
     @classmethod
     def restored(cls, state: Mapping[str, Any]) -> Watch:
@@ -107,7 +109,9 @@ class Watch:
             node: (int(number), float(at), _Work(*work))
             for node, (number, at, work) in state["seen"].items()
         }
-        return cls(state["period"], float(state["at"]), state["inside"], seen)
+        return cls(
+            state["period"], float(state["at"]), state["inside"], seen, state.get("present", [])
+        )
 
     def observe(
         self,
@@ -141,11 +145,8 @@ class Watch:
         observations = []
         for period in range(first, newest + 1):
             end = (period + 1) * interval
-            present = [
-                one
-                for its in samples.values()
-                if (one := _last_before(its, end)) and _counts(one, period * interval, end)
-            ]
+            series = _present(samples, period * interval, end)
+            present = list(series.values())
             inside_now = [one for one in present if one.at >= period * interval]
             if not inside_now:
                 continue  # nobody wrote: the next period has it
@@ -182,10 +183,19 @@ class Watch:
                     complete=all(
                         one.at >= period * interval or one.sample.is_quiet for one in present
                     ),
+                    lossy=self._has_lost_one(samples, series),
                 )
             )
             self.period, self.at, self.inside = period, latest.at, inside
+            self.present = list(series)
         return observations
+
+    def _has_lost_one(
+        self, samples: Mapping[str, Sequence[StoredSample]], present: Mapping[str, StoredSample]
+    ) -> bool:
+        """Return whether a node that was there is gone, and had not stopped: it died."""
+        gone = [samples[name][-1] for name in self.present if name in samples.keys() - present]
+        return any(not last.sample.stopped for last in gone)
 
     def pass_over(self, samples: Mapping[str, Sequence[StoredSample]], interval: float) -> None:
         """Take all that there is as seen: it tells of a part of the pool only.
@@ -206,7 +216,7 @@ class Watch:
     ) -> None:
         """Take what was before the period ``first`` as seen."""
         self.period = self.inside = None
-        self.seen = {}
+        self.seen, self.present = {}, []
         for node, its in samples.items():
             before = _last_before(its, first * interval)
             if before is not None:
@@ -265,6 +275,27 @@ def newest_period(samples: Mapping[str, Sequence[StoredSample]], interval: float
     return max((math.floor(its[-1].at / interval) for its in samples.values()), default=None)
 
 
+def _present(
+    samples: Mapping[str, Sequence[StoredSample]], start: float, end: float
+) -> dict[str, StoredSample]:
+    """Return the last sample of each node that is there between two times, by its series.
+
+    A node that starts again begins a new series: it is one node.
+    """
+    found: dict[str, tuple[str, StoredSample]] = {}
+    for series, its in samples.items():
+        one, name = _last_before(its, end), _name_of(series)
+        is_there = one is not None and _counts(one, start, end)
+        if one is not None and is_there and (name not in found or found[name][1].at < one.at):
+            found[name] = series, one
+    return dict(found.values())
+
+
+def _name_of(series: str) -> str:
+    """Return Celery's name of the node that writes a series."""
+    return series.rpartition("/")[0] or series
+
+
 def live(samples: Mapping[str, Sequence[StoredSample]], now: float) -> dict[str, StoredSample]:
     """Return the last sample of each node that is there, by Celery's name for it.
 
@@ -275,7 +306,7 @@ def live(samples: Mapping[str, Sequence[StoredSample]], now: float) -> dict[str,
     """
     nodes: dict[str, StoredSample] = {}
     for series, its in samples.items():
-        last, name = its[-1], series.rpartition("/")[0] or series
+        last, name = its[-1], _name_of(series)
         if last.sample.stopped or not _is_present(last, now):
             continue
         if name not in nodes or nodes[name].at < last.at:

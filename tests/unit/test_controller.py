@@ -200,6 +200,31 @@ def test_a_missing_node_makes_a_second_incomplete_and_is_made_up_for():
     assert (one.complete, one.completed) == (True, 10)
 
 
+@pytest.mark.parametrize("restarts", [True, False])
+def test_what_a_dead_node_did_after_its_last_sample_is_lost_and_is_no_change(memory, restarts):
+    nodes = Nodes("a", "b")
+    for _ in range(60):
+        nodes.tick(operations=40)
+        before = nodes.decide(memory)
+    lossy = []
+    for second in range(8):
+        if second == 2 and restarts:
+            nodes.series["b/1"] = []
+        if second < 2 or not restarts:
+            nodes.tick(operations=40 if second < 2 else 80, silent=["b"])
+        else:
+            dead = nodes.series.pop("b/0")
+            nodes.tick(operations=40)
+            nodes.series = {"a/0": nodes.series["a/0"], "b/0": dead, "b/1": nodes.series["b/1"]}
+        watch = Watch.restored(json.loads(json.dumps(memory.watch.snapshot())))
+        lossy += [one.lossy for one in observed(nodes, watch)]
+        decision = nodes.decide(memory)
+        assert decision.target <= before.target + 1, decision.reason
+    assert lossy.count(True) == 1
+    assert lossy.index(True) <= 3
+    assert decision.inputs["horizon"] > 50, "no change of the rate was seen"
+
+
 def test_a_node_that_stopped_is_not_missed():
     nodes, watch = Nodes("a", "b"), Watch()
     nodes.tick()

@@ -114,7 +114,10 @@ class Objective:
             self._wanted.append((observation.now, observation.size))
         if not self.service.known:
             return self._without_service_times(observation)
-        if observation.complete:
+        if observation.lossy:
+            # The rate would seem to drop with a node's death, and to leap after it.
+            self._pending_seconds, self._pending_arrivals = 0.0, 0
+        elif observation.complete:
             self.rate.add(observation.now, self._pending_seconds, self._pending_arrivals)
             self._pending_seconds, self._pending_arrivals = 0.0, 0
         return self._decide(observation, self.rate.estimate())

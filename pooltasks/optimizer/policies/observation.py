@@ -43,6 +43,7 @@ class Observation:
         announced: Arrivals beyond those seen, which an application said to expect.
         complete: Whether every live node's sample is in these counts. A missing
             sample comes with a later observation.
+        lossy: Whether a node has died: what it did after its last sample is in no counts.
     """
 
     now: float
@@ -61,6 +62,7 @@ class Observation:
     complete: bool = True
     failed: int = 0
     announced: int = 0
+    lossy: bool = False
 
 
 @dataclass(frozen=True)
