@@ -13,8 +13,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from pooltasks.errors import InvalidInputsError, InvalidSignatureError
 
 if TYPE_CHECKING:
@@ -210,6 +208,9 @@ def _python_type(name: str) -> Any:
 
 
 def _fits(value: Any, type_: Any) -> bool:
+    # Here: every worker has this module, and few run programs.
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+
     try:
         TypeAdapter(type_).validate_python(value, strict=True)
     except ValidationError:
