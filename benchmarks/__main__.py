@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 import redis
@@ -18,12 +21,13 @@ from benchmarks import event_loop, importing
 from benchmarks import fairness as turns
 from benchmarks import resizing as following
 from benchmarks import telemetry as observed
+from benchmarks import traffic as single
 from benchmarks import tuning as parameters
 from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Round, Size, measure
 from benchmarks.policies import comparisons, lines
 from benchmarks.report import table, targets, typical
 from benchmarks.scenarios import PLANS, command
-from pooltasks.embedded import EmbeddedServer
+from pooltasks.embedded import EmbeddedServer, tied_to_this_process
 from pooltasks.simulator import workloads
 from pooltasks.simulator.traces import trace
 
@@ -70,6 +74,27 @@ def _documents(judged: Sequence[Figure | Target]) -> list[dict[str, Any]]:
 def _write(path: Path | None, document: Any) -> None:
     if path is not None:
         path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+
+
+@contextmanager
+def delayed(server: EmbeddedServer, milliseconds: float) -> Iterator[str]:
+    """Yield the address of a server, or of a proxy that delays each way to it."""
+    if not milliseconds:
+        yield server.url
+        return
+    address = urlsplit(server.url)
+    with subprocess.Popen(
+        tied_to_this_process(
+            [sys.executable, "-m", "chaos.proxy", str(address.port), str(milliseconds)]
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as proxy:
+        assert proxy.stdout is not None  # noqa: S101  for mypy: a pipe
+        try:
+            yield server.url.replace(f":{address.port}", f":{int(proxy.stdout.readline())}")
+        finally:
+            proxy.terminate()
 
 
 @click.group()
@@ -221,6 +246,72 @@ def fairness(seconds: int, flood: int, run_ms: float, workers: int) -> None:
 
 for name in PLANS:
     main.add_command(command(name))
+
+
+@main.command()
+@click.option(
+    "--rates",
+    default="50,500",
+    show_default=True,
+    callback=lambda _, __, value: [float(its) for its in value.split(",")],
+    help="Operations a second, separated by commas.",
+)
+@click.option(
+    "--run-ms",
+    default="5",
+    show_default=True,
+    callback=lambda _, __, value: [float(its) / 1000 for its in value.split(",")],
+    help="How long each sleeps, separated by commas.",
+)
+@click.option("--seconds", type=click.IntRange(1, 3600), default=20, show_default=True)
+@click.option("--processes", type=click.IntRange(1, 64), default=4, show_default=True)
+@click.option(
+    "--only",
+    "candidates",
+    default="ours,stock,huey,dramatiq",
+    show_default=True,
+    callback=chosen,
+    help="Systems, separated by commas.",
+)
+@click.option(
+    "--delay-ms",
+    type=click.FloatRange(0, 1000),
+    default=0,
+    show_default=True,
+    help="By which a proxy delays what goes to the server, and what comes from it.",
+)
+@json_file_option
+def traffic(
+    rates: list[float],
+    run_ms: list[float],
+    seconds: int,
+    processes: int,
+    candidates: list[Candidate],
+    delay_ms: float,
+    json_path: Path | None,
+) -> None:
+    """Measure operations that come one by one, beside others: CPU and latency of each.
+
+    Exits with 0 whether the bounds hold or not.
+    """
+    loads = [single.Load(rate, run, seconds) for run in run_ms for rate in rates]
+    costs: list[single.Cost] = []
+    with _server() as (folder, server), delayed(server, delay_ms) as url:
+        assert server.pid is not None  # noqa: S101  it has been started
+        client = redis.Redis.from_url(server.url)
+        for candidate in candidates:
+            click.echo(f"{candidate.name}: {len(loads)} loads of {seconds} s", err=True)
+            try:
+                costs += single.measure(
+                    candidate, loads, processes, client, server.pid, url, folder
+                )
+            except BrokenRoundError as error:
+                raise click.ClickException(f"{candidate.name}: {error}") from error
+    for line in single.table(costs):
+        click.echo(line)
+    for target in single.targets(costs):
+        click.echo(target)
+    _write(json_path, [its.as_json() for its in costs])
 
 
 @main.command(name="asyncio")

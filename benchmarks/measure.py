@@ -90,15 +90,25 @@ class Size(NamedTuple):
 
 
 class Producer:
-    """The process that sends to one system (``benchmarks.producer``)."""
+    """The process that sends to one system (``benchmarks.producer``).
 
-    def __init__(self, candidate: Candidate, url: str, folder: Path) -> None:
+    Args:
+        candidate: The system.
+        url: The server.
+        folder: For its log.
+        **variables: Of its environment, and of that of the workers.
+    """
+
+    def __init__(
+        self, candidate: Candidate, url: str, folder: Path, **variables: str
+    ) -> None:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("POOLTASKS_")},
             URL_VARIABLE: url,
             "POOLTASKS_REDIS_URL": url,
             "POOLTASKS_CONFIG": str(CONFIG),
             "PYTHONPATH": str(ROOT),
+            **variables,
         }
         self.log = folder / "producer.log"
         python = ENVIRONMENTS[candidate.environment] / "bin" / "python"
@@ -128,10 +138,10 @@ class Producer:
         answer: dict[str, Any] = self._answer("start")
         return answer
 
-    def ask(self, question: str, count: int) -> Any:
+    def ask(self, question: str, argument: Any) -> Any:
         """Ask one of ``benchmarks.producer.QUESTIONS``."""
         assert self._process.stdin is not None  # noqa: S101  for mypy: a pipe
-        print(json.dumps([question, count]), file=self._process.stdin, flush=True)
+        print(json.dumps([question, argument]), file=self._process.stdin, flush=True)
         answer = self._answer(question)
         self.asked = answer["asked"]
         return answer["value"]

@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import random
 import sys
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.system import System
 
 LOOK_EVERY = 0.005  # seconds between looks at how far a drain is
@@ -45,6 +48,29 @@ def drain(system: System, count: int) -> tuple[float, int]:
     return time.perf_counter(), done
 
 
+def offer(system: System, load: list[float]) -> list[float]:
+    """Send operations at the times of a Poisson process, whether earlier ones have ended or not.
+
+    Args:
+        system: Where to.
+        load: Operations a second, seconds, how long each operation sleeps, a seed.
+
+    Returns:
+        How many were sent, the CPU time for it, and how late the latest was, in seconds.
+    """
+    rate, length, run, seed = load
+    source = random.Random(seed)  # noqa: S311  arrivals
+    sent, latest, cpu = 0, 0.0, time.process_time()
+    start = time.time()
+    due = start
+    while (due := due + source.expovariate(rate)) < start + length:
+        time.sleep(max(0.0, due - time.time()))  # the rate of arrivals
+        latest = max(latest, time.time() - due)
+        system.send(due, run)
+        sent += 1
+    return [sent, time.process_time() - cpu, latest]
+
+
 def round_trips(system: System, count: int) -> list[float]:
     """Return the seconds of each of ``count`` round trips on an idle pool."""
     seconds = []
@@ -56,8 +82,9 @@ def round_trips(system: System, count: int) -> list[float]:
     return seconds
 
 
-QUESTIONS = {
-    function.__name__: function for function in (enqueue, enqueue_batch, drain, round_trips)
+QUESTIONS: dict[str, Callable[[Any, Any], Any]] = {
+    function.__name__: function
+    for function in (enqueue, enqueue_batch, drain, round_trips, offer)
 }
 
 

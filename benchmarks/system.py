@@ -7,7 +7,9 @@ A system runs in its own environment, so neither this module nor those of
 from __future__ import annotations
 
 import os
+import struct
 import sys
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -18,10 +20,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 URL_VARIABLE = "BENCHMARK_REDIS_URL"
-PROCESSES = 2
+PROCESSES_VARIABLE = "BENCHMARK_PROCESSES"
+LATENCIES_VARIABLE = "BENCHMARK_LATENCIES"
+PROCESSES = int(os.environ.get(PROCESSES_VARIABLE, "2"))
 """Worker processes of every system."""
 
 _BLOCK = 100  # results asked for at once; asking costs the server some 0.02 ms
+
+
+def run_and_record(meant: float, seconds: float) -> int:
+    """Sleep for some seconds; note how long after ``meant`` (``time.time()``) that was done.
+
+    This is the operation of a load. Each process notes its latencies in a file of its own.
+    """
+    if seconds:
+        time.sleep(seconds)
+    latency = struct.pack("d", time.time() - meant)
+    folder = os.environ[LATENCIES_VARIABLE]
+    file = os.open(f"{folder}/{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(file, latency)
+    os.close(file)
+    return 0
 
 
 def server_url() -> str:
@@ -60,6 +79,14 @@ class System(ABC):
 
         Raises:
             NotImplementedError: The system has no such way.
+        """
+        raise NotImplementedError
+
+    def send(self, meant: float, seconds: float) -> None:
+        """Send one operation that calls :func:`run_and_record` with these arguments.
+
+        Raises:
+            NotImplementedError: The system is not measured so.
         """
         raise NotImplementedError
 

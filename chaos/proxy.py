@@ -1,6 +1,7 @@
-"""A TCP proxy that cuts all its connections at SIGUSR1: ``python -m chaos.proxy PORT``.
+"""A TCP proxy that cuts all its connections at SIGUSR1: ``python -m chaos.proxy PORT [DELAY]``.
 
-It listens on a free port of 127.0.0.1, prints it, and forwards to PORT.
+It listens on a free port of 127.0.0.1, prints it, and forwards to PORT. What it forwards arrives
+DELAY milliseconds later, each way.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import sys
 
 
 class Proxy:
-    """Forwards connections to ``port``."""
+    """Forwards connections to ``port``, each way ``delay`` seconds later."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, delay: float = 0.0) -> None:
         self.port = port
+        self.delay = delay
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def serve(self) -> None:
@@ -43,14 +45,22 @@ class Proxy:
         self._writers.add(writer)
         try:
             while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
+                await self._forward(data, writer)
         except OSError:
             pass  # cut
         finally:
             self._writers.discard(writer)
-            writer.close()
+            asyncio.get_running_loop().call_later(self.delay, writer.close)
+
+    async def _forward(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if self.delay:
+            # Each after the same time: they stay in order.
+            asyncio.get_running_loop().call_later(self.delay, writer.write, data)
+        else:
+            writer.write(data)
+            await writer.drain()
 
 
 if __name__ == "__main__":
-    asyncio.run(Proxy(int(sys.argv[1])).serve())
+    milliseconds = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    asyncio.run(Proxy(int(sys.argv[1]), milliseconds / 1000).serve())

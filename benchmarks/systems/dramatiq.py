@@ -7,7 +7,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from benchmarks.system import PROCESSES, KeyedResults, program, server_url
+from benchmarks.system import PROCESSES, KeyedResults, program, run_and_record, server_url
 
 backend = RedisBackend(url=server_url())
 broker = RedisBroker(url=server_url())
@@ -19,6 +19,12 @@ dramatiq.set_broker(broker)
 def noop() -> int:
     """Do nothing."""
     return 0
+
+
+@dramatiq.actor(store_results=True)
+def load(meant: float, seconds: float) -> int:
+    """Sleep, and note the latency."""
+    return run_and_record(meant, seconds)
 
 
 class Dramatiq(KeyedResults):
@@ -37,6 +43,10 @@ class Dramatiq(KeyedResults):
         """Send with ``.send()``."""
         for _ in range(count):
             self.keys.append(backend.build_message_key(noop.send()))
+
+    def send(self, meant: float, seconds: float) -> None:
+        """Send with ``.send()``."""
+        load.send(meant, seconds)
 
     def round_trip(self) -> None:
         """Wait with ``get_result(block=True)``, a blocking command."""

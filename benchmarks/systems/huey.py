@@ -6,7 +6,7 @@ import time
 
 from huey import RedisHuey
 
-from benchmarks.system import PROCESSES, System, program, server_url
+from benchmarks.system import PROCESSES, System, program, run_and_record, server_url
 
 huey = RedisHuey("benchmark", url=server_url())
 
@@ -15,6 +15,12 @@ huey = RedisHuey("benchmark", url=server_url())
 def noop() -> int:
     """Do nothing."""
     return 0
+
+
+@huey.task()
+def load(meant: float, seconds: float) -> int:
+    """Sleep, and note the latency."""
+    return run_and_record(meant, seconds)
 
 
 class Huey(System):
@@ -37,6 +43,10 @@ class Huey(System):
     def finished(self) -> int:
         """Count the entries of the hash of results."""
         return self.ask("HLEN", huey.storage.result_key)
+
+    def send(self, meant: float, seconds: float) -> None:
+        """Call the task."""
+        load(meant, seconds)
 
     def round_trip(self) -> None:
         """Look each ms: huey's own wait looks first after 50 ms."""

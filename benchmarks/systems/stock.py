@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery
 
-from benchmarks.system import PROCESSES, KeyedResults, program, server_url
+from benchmarks.system import PROCESSES, KeyedResults, program, run_and_record, server_url
 
 app = Celery("stock", broker=server_url(), backend=server_url())
 # The default of Celery 6, set here so that no warning slows the start.
@@ -17,6 +17,12 @@ app.conf.broker_connection_retry_on_startup = True
 def noop() -> int:
     """Do nothing."""
     return 0
+
+
+@app.task
+def load(meant: float, seconds: float) -> int:
+    """Sleep, and note the latency."""
+    return run_and_record(meant, seconds)
 
 
 class Stock(KeyedResults):
@@ -36,6 +42,10 @@ class Stock(KeyedResults):
         """Send with ``.delay()``."""
         for _ in range(count):
             self.keys.append(f"celery-task-meta-{self.task.delay().id}")
+
+    def send(self, meant: float, seconds: float) -> None:
+        """Send with ``.delay()``."""
+        load.delay(meant, seconds)
 
     def round_trip(self) -> None:
         """Wait with ``.get()``, which is told by a subscription."""

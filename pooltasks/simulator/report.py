@@ -48,6 +48,11 @@ class Setting:
     conditions: Conditions
     tail_factor: float = 1.0
 
+    @property
+    def overflow(self) -> int:
+        """Slots of temporary workers that nodes add by themselves."""
+        return self.conditions.overflow * self.conditions.nodes
+
     def oracle(self) -> Oracle:
         """Return the policy that knows the arrivals to come."""
         return Oracle(self.limits, self.goal, self.arrivals, self.conditions, self.tail_factor)
@@ -61,8 +66,12 @@ class Setting:
 def policies() -> dict[str, Builder]:
     """Return the builder of each policy and each rival, by name."""
     return {
-        "objective": lambda setting: Objective(setting.limits, setting.goal),
-        "schedule": lambda setting: Schedule(setting.limits, setting.goal, season=3600.0),
+        "objective": lambda setting: Objective(
+            setting.limits, setting.goal, overflow=setting.overflow
+        ),
+        "schedule": lambda setting: Schedule(
+            setting.limits, setting.goal, season=3600.0, overflow=setting.overflow
+        ),
         "rules": lambda setting: Rules(setting.limits),
         "fixed": lambda setting: Fixed(setting.staffed_for_mean()),
         "hpa": lambda setting: HorizontalPodAutoscaler(setting.limits),

@@ -146,6 +146,14 @@ def test_objective_grows_by_a_little_at_once_for_a_backlog():
     assert policy.observe(surge).target == size + 1  # 10.2 + 18 * 0.1 / 0.3, rounded up
 
 
+def test_objective_leaves_a_backlog_to_temporary_workers_that_drain_it():
+    policy = Objective(LIMITS, Goal(), overflow=6)
+    size = obeyed(policy, CALM, 120)[-1].target
+    surge = replace(CALM, now=121.0, waiting=18, size=size, warm=size)  # 18 * 0.1 / 0.3 = 6 slots
+    assert policy.observe(surge).target == size
+    assert policy.observe(replace(surge, now=122.0, waiting=60)).target > size
+
+
 def test_objective_never_shrinks_while_a_sample_is_missing():
     policy = Objective(LIMITS, Goal())
     size = obeyed(policy, CALM, 120)[-1].target

@@ -46,13 +46,14 @@ def build(  # noqa: PLR0917  the pool's settings
         goal: The pool's objective.
         size: Slots of the pool at its start; ``fixed`` keeps them.
         per_worker: Slots of a worker; ``rules`` steps by workers.
-        overflow: Slots of temporary workers that the settings allow; ``rules`` allows more.
+        overflow: Slots of temporary workers that the settings allow all nodes; ``rules`` allows
+            more.
     """
     match name:
         case "objective":
-            return Objective(limits, goal)
+            return Objective(limits, goal, overflow=overflow)
         case "schedule":
-            return Schedule(limits, goal)
+            return Schedule(limits, goal, overflow=overflow)
         case "rules":
             return Rules(limits, per_worker, overflow)
         case "fixed":

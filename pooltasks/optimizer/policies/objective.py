@@ -9,8 +9,8 @@ Each tick:
    and Kozuch 2012), of the last ``drop`` seconds once the rate has dropped by more than
    chance. Once that is fewer, the size becomes the largest of the last ``landing`` seconds:
    one step down, not one for each tick that leaves the window.
-   3. A backlog adds the slots that drain it within ``drain`` seconds; they are given back
-   as soon as it has drained.
+3. A backlog adds the slots that drain it within ``drain`` seconds, beyond those of temporary
+   workers; they are given back as soon as it has drained.
 
 The tail factor starts at Allen–Cunneen's and is then learned: it moves until the
 share of late operations that the formula predicts is the share that is observed.
@@ -78,10 +78,21 @@ class Tuning:
 
 
 class Objective:
-    """Sizes the pool for ``goal``."""
+    """Sizes the pool for ``goal``.
 
-    def __init__(self, limits: Limits, goal: Goal, tuning: Tuning | None = None) -> None:
+    Args:
+        limits: Of the size, in slots.
+        goal: The waiting-time objective.
+        tuning: The policy's parameters.
+        overflow: Slots of temporary workers that nodes add by themselves: a backlog that
+            these drain needs no size.
+    """
+
+    def __init__(
+        self, limits: Limits, goal: Goal, tuning: Tuning | None = None, *, overflow: int = 0
+    ) -> None:
         self.limits = limits
+        self.overflow = overflow
         self.goal = goal
         self.tuning = tuning or Tuning()
         self.rate = ArrivalRate(sigmas=self.tuning.sigmas, confidence=self.tuning.confidence)
@@ -151,7 +162,8 @@ class Objective:
         # A leap is met before its end is seen: slots that it turns out not to need, unlike
         # slots that were needed, are given back after the pause.
         leaping = (rate.mean + rate.trend * self.tuning.lead) * mean
-        draining = math.ceil(max(load, leaping) + observation.waiting * mean / self.tuning.drain)
+        backlog = max(0.0, observation.waiting * mean / self.tuning.drain - self.overflow)
+        draining = math.ceil(max(load, leaping) + backlog)
         size, target = self.limits.clamp(observation.size), self.limits.clamp(max(held, draining))
         urgent = draining > held or rate.horizon < _NEW
         if target < size and self._may_shrink(observation, size - target):

@@ -31,6 +31,7 @@ class Schedule:
         tuning: Of the objective policy inside.
         season: Seconds until the pattern repeats.
         bucket: Seconds of resolution; also how far ahead the memory looks.
+        overflow: As the objective policy has it.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class Schedule:
         *,
         season: float = DAY,
         bucket: float = 60.0,
+        overflow: int = 0,
     ) -> None:
         self.limits = limits
         self.goal = goal
         self.season = season
         self.bucket = bucket
-        self.objective = Objective(limits, goal, tuning)
+        self.objective = Objective(limits, goal, tuning, overflow=overflow)
         self._remembered: dict[int, float] = {}
         self._index: int | None = None
         self._seconds = 0.0
