@@ -282,6 +282,7 @@ for name in PLANS:
 )
 @json_file_option
 def traffic(
+    *,
     rates: list[float],
     run_ms: list[float],
     seconds: int,
@@ -303,7 +304,13 @@ def traffic(
             click.echo(f"{candidate.name}: {len(loads)} loads of {seconds} s", err=True)
             try:
                 costs += single.measure(
-                    candidate, loads, processes, client, server.pid, url, folder
+                    candidate,
+                    loads,
+                    processes=processes,
+                    server=client,
+                    server_pid=server.pid,
+                    url=url,
+                    folder=folder,
                 )
             except BrokenRoundError as error:
                 raise click.ClickException(f"{candidate.name}: {error}") from error

@@ -99,9 +99,7 @@ class Producer:
         **variables: Of its environment, and of that of the workers.
     """
 
-    def __init__(
-        self, candidate: Candidate, url: str, folder: Path, **variables: str
-    ) -> None:
+    def __init__(self, candidate: Candidate, url: str, folder: Path, **variables: str) -> None:
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("POOLTASKS_")},
             URL_VARIABLE: url,

@@ -83,8 +83,7 @@ def round_trips(system: System, count: int) -> list[float]:
 
 
 QUESTIONS: dict[str, Callable[[Any, Any], Any]] = {
-    function.__name__: function
-    for function in (enqueue, enqueue_batch, drain, round_trips, offer)
+    function.__name__: function for function in (enqueue, enqueue_batch, drain, round_trips, offer)
 }
 
 

@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 _LEAD: Final = 2.0  # seconds of the load before those that count
 _REST: Final = 3.0  # seconds after the start that an idle system has to itself
-_IDLE: Final = 5.0  # seconds for which it is measured idle
+_IDLE: Final = 10.0  # seconds for which it is measured idle
 _PATIENCE: Final = 20.0  # seconds for the last operations
 _LOOK: Final = 0.05
-_TICKS: Final = os.sysconf("SC_CLK_TCK")  # of CPU time, a second
 _SEED: Final = 1
 
 
@@ -61,7 +60,7 @@ class Cost:
     """Of all processes that it has started."""
     server: float
     idle: float
-    """Share of a core (0–1) that parents, workers and the server take without a load."""
+    """Share of a core (0–1) that parents and workers take without a load."""
     p50: float
     """Seconds, as those that follow; infinite if operations were lost."""
     p99: float
@@ -105,21 +104,25 @@ class _Cpu(NamedTuple):
 
 
 def _processes() -> Iterator[tuple[int, int, float]]:
-    """Yield id, session and CPU seconds of each process (proc_pid_stat(5))."""
+    """Yield id, session and CPU seconds of each process.
+
+    The scheduler's statistics are exact; those of proc_pid_stat(5) count hundredths.
+    """
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            # After the name, which may contain anything: state ppid pgrp session …
-            fields = (entry / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
+            session = os.getsid(int(entry.name))
+            threads = [its.read_text("ascii") for its in entry.glob("task/*/schedstat")]
         except OSError:  # it ended meanwhile
             continue
-        yield int(entry.name), int(fields[3]), (int(fields[11]) + int(fields[12])) / _TICKS
+        yield int(entry.name), session, sum(int(its.split()[0]) for its in threads) / 1e9
 
 
 def measure(
     candidate: Candidate,
     loads: Sequence[Load],
+    *,
     processes: int,
     server: redis.Redis,
     server_pid: int,
@@ -151,7 +154,8 @@ def measure(
             time.sleep(_REST)
             before = _Cpu.now(parents, server_pid)
             time.sleep(_IDLE)  # the time that is measured
-            idle = sum(_Cpu.now(parents, server_pid).since(before)) / _IDLE
+            rested = _Cpu.now(parents, server_pid).since(before)
+            idle = (rested.parents + rested.workers) / _IDLE
             for load in loads:
                 _offer(producer, load._replace(seconds=_LEAD), latencies)
                 before = _Cpu.now(parents, server_pid)
@@ -174,9 +178,7 @@ def measure(
                 )
 
 
-def _offer(
-    producer: Producer, load: Load, folder: Path
-) -> tuple[int, float, float, list[float]]:
+def _offer(producer: Producer, load: Load, folder: Path) -> tuple[int, float, float, list[float]]:
     """Have a load sent; return how many, the CPU time, how late, and the latencies in order."""
     for file in folder.iterdir():
         file.unlink()
@@ -197,7 +199,8 @@ def _read(folder: Path) -> list[float]:
 def table(costs: Sequence[Cost]) -> Iterator[str]:
     """Yield the lines of a table."""
     yield (
-        f"{'':<18}{'ops/s':>7}{'run, ms':>9}   {'CPU, ms an operation':<37}{'idle,':>8}   latency, ms"
+        f"{'':<18}{'ops/s':>7}{'run, ms':>9}   {'CPU, ms an operation':<37}{'idle,':>8}"
+        "   latency, ms"
     )
     yield (
         f"{'':<34}   {'producer':>8}{'parent':>8}{'workers':>9}{'server':>8}{'sum':>7}"
@@ -221,7 +224,5 @@ def targets(costs: Sequence[Cost]) -> Iterator[Figure]:
         for other in costs:
             if (other.rate, other.run) != (ours.rate, ours.run) or other is ours:
                 continue
-            yield Figure(
-                f"{load}: CPU ÷ {other.system}", ours.together / other.together, "", 1.0
-            )
+            yield Figure(f"{load}: CPU ÷ {other.system}", ours.together / other.together, "", 1.0)
             yield Figure(f"{load}: p99 ÷ {other.system}", ours.p99 / other.p99, "", 1.0)

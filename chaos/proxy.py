@@ -62,5 +62,5 @@ class Proxy:
 
 
 if __name__ == "__main__":
-    milliseconds = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
-    asyncio.run(Proxy(int(sys.argv[1]), milliseconds / 1000).serve())
+    its_port, *its_delay = sys.argv[1:]
+    asyncio.run(Proxy(int(its_port), sum(map(float, its_delay)) / 1000).serve())

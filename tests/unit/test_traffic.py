@@ -1,0 +1,80 @@
+"""The benchmark of operations that come one by one."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from typing import Any
+
+import pytest
+
+from benchmarks import producer, traffic
+from benchmarks.system import LATENCIES_VARIABLE, run_and_record
+
+
+class Sent:
+    """A system that notes what is sent to it."""
+
+    def __init__(self) -> None:
+        self.at: list[tuple[float, float, float]] = []
+
+    def send(self, meant: float, seconds: float) -> None:
+        self.at.append((time.time(), meant, seconds))
+
+
+def cost(**changes: Any) -> traffic.Cost:
+    values: dict[str, Any] = {
+        **{"system": "pooltasks", "rate": 500.0, "run": 0.005, "producer": 0.1, "parent": 0.2},
+        **{"workers": 0.2, "server": 0.1, "idle": 0.003, "p50": 0.006, "p99": 0.01, "p999": 0.02},
+        **{"sender_late": 0.0, **changes},
+    }
+    return traffic.Cost(**values)
+
+
+def test_a_load_is_sent_when_it_is_due_and_not_sooner() -> None:
+    system: Any = Sent()
+    sent, cpu, late = producer.offer(system, [400.0, 0.2, 0.005, 7])
+    assert sent == len(system.at)
+    assert 40 < sent < 130
+    assert 0 < cpu < 0.2
+    assert all(at >= meant for at, meant, _ in system.at)
+    assert max(at - meant for at, meant, _ in system.at) <= late + 0.05
+    again: Any = Sent()
+    producer.offer(again, [400.0, 0.2, 0.005, 7])
+    assert len(again.at) == sent, "the same seed sends the same load"
+
+
+def test_an_operation_notes_its_latency(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LATENCIES_VARIABLE, str(tmp_path))
+    assert run_and_record(time.time() - 1.0, 0.001) == 0
+    run_and_record(time.time() - 2.0, 0.0)
+    assert traffic._read(tmp_path) == [pytest.approx(1.0, abs=0.5), pytest.approx(2.0, abs=0.5)]
+    (tmp_path / "half").write_bytes(struct.pack("d", 3.0)[:4])
+    assert len(traffic._read(tmp_path)) == 2, "one is being written"
+
+
+def test_the_time_of_a_process_and_of_what_it_started_is_told_apart() -> None:
+    before = traffic._Cpu.now([os.getsid(0)], server=os.getpid())
+    assert before.server > 0
+    used = traffic._Cpu.now([os.getsid(0)], server=os.getpid()).since(before)
+    assert used.server > 0
+
+
+def test_ours_is_judged_beside_each_other_system_under_the_same_load() -> None:
+    costs = [
+        cost(),
+        cost(system="celery", server=0.6, p99=0.02),
+        cost(system="huey", parent=0.0, rate=50.0),
+        cost(system="huey", parent=0.0),
+    ]
+    found = {its.what: (round(its.value, 3), its.holds) for its in traffic.targets(costs)}
+    assert found == {
+        "at 500/s of 5 ms: CPU ÷ celery": (0.5, True),
+        "at 500/s of 5 ms: p99 ÷ celery": (0.5, True),
+        "at 500/s of 5 ms: CPU ÷ huey": (1.667, False),
+        "at 500/s of 5 ms: p99 ÷ huey": (1.0, True),
+    }
+    lines = [*traffic.table(costs)]
+    assert len(lines) == 6
+    assert len({len(line) for line in lines[2:]}) == 1
