@@ -25,9 +25,19 @@ class Sent:
 
 def cost(**changes: Any) -> traffic.Cost:
     values: dict[str, Any] = {
-        **{"system": "pooltasks", "rate": 500.0, "run": 0.005, "producer": 0.1, "parent": 0.2},
-        **{"workers": 0.2, "server": 0.1, "idle": 0.003, "p50": 0.006, "p99": 0.01, "p999": 0.02},
-        **{"sender_late": 0.0, **changes},
+        "system": "pooltasks",
+        "rate": 500.0,
+        "run": 0.005,
+        "producer": 0.1,
+        "parent": 0.2,
+        "workers": 0.2,
+        "server": 0.1,
+        "idle": 0.003,
+        "p50": 0.006,
+        "p99": 0.01,
+        "p999": 0.02,
+        "sender_late": 0.0,
+        **changes,
     }
     return traffic.Cost(**values)
 
