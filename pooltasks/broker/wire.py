@@ -127,11 +127,16 @@ class Wire:
     def available(self) -> Iterator[Any]:
         """Yield the answers, errors and pushes that have arrived, without waiting for more.
 
+        What arrives meanwhile may be left for the next time.
+
         Raises:
             redis.ConnectionError: The server is away.
         """
-        while self.wait(0):
-            self._read()
+        is_more = self.wait(0)
+        while is_more:
+            size = self._read()
+            # The kernel may have the rest of a full chunk, TLS that of a record.
+            is_more = (size == _CHUNK or hasattr(self._sock, "pending")) and self.wait(0)
             while (message := self._next()) is not _INCOMPLETE:
                 yield message
 
@@ -191,7 +196,8 @@ class Wire:
             raise NotConnectedError("The connection to the server was closed.")
         return self._reader.gets(False)
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """Read once; return how many bytes."""
         try:
             data = self._sock.recv(_CHUNK)
         except OSError as error:
@@ -199,6 +205,7 @@ class Wire:
         if not data:
             raise self._lost(ConnectionResetError("closed by the server"))
         self._reader.feed(data)
+        return len(data)
 
     def _lost(self, error: OSError) -> Exception:
         self.close()
