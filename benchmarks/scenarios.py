@@ -52,9 +52,20 @@ PLANS = {
     "latency": _Plan("Judge latencies, and show where they come from.", 600, 30),
     "memory": _Plan("Measure a worker, a node and a waiting operation.", 200, 20),
     "recovery": _Plan("Judge how soon others take the place of the dead.", 300, 60, 10, 3),
-    "scale": _Plan("Judge how the size follows the rate.", 400, 150, run_ms=20),
+    "scale": _Plan(
+        "Judge how the size follows the rate.",
+        400,
+        150,
+        run_ms=20,
+        settle=20,
+        pool={"max_overflow": 8},
+    ),
     "soak": _Plan(
-        "Judge whether anything grows.", 600, 1700, pool={"recycle_operations": _RECYCLED}
+        "Judge whether anything grows.",
+        600,
+        1700,
+        settle=330,  # a page that is open has five minutes in memory
+        pool={"recycle_operations": _RECYCLED},
     ),
 }
 
