@@ -39,6 +39,7 @@ need OpenTelemetry; a program that is instrumented has imported it before. Color
 commands. What needs the others has them when it does, see :func:`_load_later`."""
 _NOBODY: Final = (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 _WITH_VALUE: Final = ("-X", "-W")
+_OTHER_PROGRAM: Final = ("-m", "-c")
 
 
 def begin_again() -> None:
@@ -83,15 +84,18 @@ def _interpreter_options() -> list[str] | None:
     program = sys.modules["__main__"]
     spec = getattr(program, "__spec__", None)
     its_name = spec.name if spec else getattr(getattr(program, "main", None), "__module__", None)
-    is_celery = its_name == "celery.__main__"
     before = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    options = before[:-2] if spec is not None else before[:-1]
+    # Another script may have prepared something before it called Celery's function.
+    script = [sys.argv[0]] if Path(sys.argv[0]).name == "celery" else []
+    asked = ["-m", "celery"] if spec else script
+    options = before[: len(before) - len(asked)]
     flags = [
         option
         for place, option in enumerate(options)
         if not (place and options[place - 1] in _WITH_VALUE)
     ]
-    is_plain = all(flag.startswith("-") for flag in flags)
+    is_plain = all(flag.startswith("-") and flag not in _OTHER_PROGRAM for flag in flags)
+    is_celery = its_name == "celery.__main__" and asked == before[-len(asked) :]
     return options if is_celery and is_plain else None
 
 

@@ -56,7 +56,9 @@ def test_another_program_that_runs_celery_goes_on(run_as):
     under_coverage = ["/usr/bin/coverage", "run", "-m", "celery"]
     assert run_as(under_coverage, spec="celery.__main__") is None
     assert run_as(["-m", "pdb", "-m", "celery"], spec="celery.__main__") is None
+    assert run_as(["-m", "chaos.haste", "celery"], spec="celery.__main__") is None
     assert run_as(["worker.py"], spec=None) is None
+    assert run_as(["worker.py"], spec=None, main="celery.__main__") is None
     assert run_as(["worker.py"], spec=None, main="worker") is None
     assert run_as(["-m", "pytest"], spec="pytest.__main__") is None
     assert run_as(["-m", "pooltasks.node.celery"], spec="pooltasks.node.celery") is None
