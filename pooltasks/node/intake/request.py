@@ -141,12 +141,12 @@ class OperationRequest(Request):
     def on_ended(self, ending: Ending, stored: StoredResult | None) -> None:
         """Do with the message what the worker says; ``stored`` is the result if it is ours."""
         how = ending.how
+        # Celery keeps the ids of what succeeded for the process that runs tasks: not this one.
+        state.task_ready(self)
         if how == How.SUCCEEDED:
-            state.task_ready(self, successful=True)
             self._acknowledge_late()
             self.send_event("task-succeeded", result=ending.text, runtime=ending.seconds)
             return
-        state.task_ready(self)
         if how == How.LEFT:
             self._lost(f"Worker exited prematurely: {ending.text}", Blame.CERTAIN)
         elif not ending.is_told and stored is None:
