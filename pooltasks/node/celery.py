@@ -11,10 +11,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+import threading
 from contextlib import contextmanager
 from importlib import import_module, reload
 from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +41,8 @@ commands. What needs the others has them when it does, see :func:`_load_later`."
 _NOBODY: Final = (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 _WITH_VALUE: Final = ("-X", "-W")
 _OTHER_PROGRAM: Final = ("-m", "-c")
+_LOADING: Final = threading.RLock()
+_BEGUN: Final = "__begun__"
 
 
 def begin_again() -> None:
@@ -106,9 +109,15 @@ class _Later(ModuleType):
         spec = self.__spec__
         if spec is None or spec.loader is None or name.startswith("__"):
             raise AttributeError(name)
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        spec.loader.exec_module(self)
-        return getattr(self, name)
+        with _LOADING:  # other threads wait until it has run
+            if isinstance(self, _Later) and _BEGUN not in vars(self):
+                vars(self)[_BEGUN] = True
+                spec.loader.exec_module(self)
+                self.__class__ = ModuleType  # type: ignore[assignment]
+        try:
+            return vars(self)[name]
+        except KeyError:
+            raise AttributeError(f"module {spec.name!r} has no attribute {name!r}") from None
 
 
 def _add_later(package: str, name: str) -> None:
@@ -156,16 +165,18 @@ def _load_later() -> None:
     from celery.utils import debug  # noqa: PLC0415  not before they are hidden
     from kombu.serialization import registry  # noqa: PLC0415
 
-    debug.Process = lambda *of: import_module("psutil").Process(*of)  # celery inspect memsample
-    registry.register(
-        "yaml",
-        lambda data: import_module("yaml").safe_dump(data),
-        lambda text: import_module("yaml").safe_load(
-            text if isinstance(text, str) else bytes(text)
-        ),
-        content_type="application/x-yaml",
-        content_encoding="utf-8",
-    )
+    if find_spec("psutil"):
+        debug.Process = lambda *of: import_module("psutil").Process(*of)  # inspect memsample
+    if find_spec("yaml"):
+        registry.register(
+            "yaml",
+            lambda data: import_module("yaml").safe_dump(data),
+            lambda text: import_module("yaml").safe_load(
+                text if isinstance(text, str) else bytes(text)
+            ),
+            content_type="application/x-yaml",
+            content_encoding="utf-8",
+        )
 
 
 def main() -> None:

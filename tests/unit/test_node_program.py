@@ -139,6 +139,25 @@ print(pooltasks.app.main, pooltasks.operation.__name__, sys.argv[0].rpartition("
 """) == ["pooltasks", "operation", "celery"]
 
 
+def test_threads_that_ask_for_a_package_at_once_have_it_whole():
+    assert loaded_by("""
+import threading, redis
+at_once = threading.Barrier(8)
+found = []
+def ask():
+    at_once.wait()
+    found.append(redis.asyncio.Redis.__name__)
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+try:
+    redis.asyncio.nothing
+except AttributeError as error:
+    found.append("none")
+print(*found)
+""") == ["Redis"] * 8 + ["none"]
+
+
 def test_it_is_celery_s_program_for_its_arguments():
     def said(*command):
         return subprocess.run(
