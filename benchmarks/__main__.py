@@ -306,7 +306,7 @@ def traffic(
                 costs += single.measure(
                     candidate,
                     loads,
-                    processes=processes,
+                    workers=processes,
                     server=client,
                     server_pid=server.pid,
                     url=url,

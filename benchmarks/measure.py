@@ -32,7 +32,6 @@ _TIMEOUT: Final = 120.0  # seconds for one answer
 _STOP_TIMEOUT: Final = 5.0
 _WARM_UP: Final = 100  # operations that are sent before those that are timed
 _UNCOUNTED: Final = 0.1  # of a drain: not all processes start at the same moment
-_TICKS: Final = os.sysconf("SC_CLK_TCK")  # of CPU time, a second
 _SHOWN_LINES: Final = 3
 
 
@@ -191,19 +190,24 @@ def running(
 
 
 def cpu_seconds(sessions: list[int]) -> float:
-    """Return the CPU time so far of all live processes of some sessions (proc_pid_stat(5))."""
-    ticks = 0
+    """Return the CPU time so far of all live processes of some sessions."""
+    return sum(seconds for _, session, seconds in processes() if session in sessions)
+
+
+def processes() -> Iterator[tuple[int, int, float]]:
+    """Yield id, session and CPU seconds of each process.
+
+    The scheduler's statistics are exact; those of proc_pid_stat(5) count hundredths.
+    """
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            # After the name, which may contain anything: state ppid pgrp session …
-            fields = (entry / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
+            session = os.getsid(int(entry.name))
+            threads = [its.read_text("ascii") for its in entry.glob("task/*/schedstat")]
         except OSError:  # it ended meanwhile
             continue
-        if int(fields[3]) in sessions:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICKS
+        yield int(entry.name), session, sum(int(its.split()[0]) for its in threads) / 1e9
 
 
 def _wait_until_gone(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -7,19 +7,18 @@ meant to be sent until it has run; the operation itself notes it, in the same wa
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from benchmarks.measure import BrokenRoundError, Producer, running
+from benchmarks.measure import BrokenRoundError, Producer, processes, running
 from benchmarks.system import LATENCIES_VARIABLE, PROCESSES_VARIABLE
 from benchmarks.telemetry import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import redis
 
@@ -62,7 +61,7 @@ class Cost:
     idle: float
     """Share of a core (0–1) that parents and workers take without a load."""
     p50: float
-    """Seconds, as those that follow; infinite if operations were lost."""
+    """Seconds, as those that follow."""
     p99: float
     p999: float
     sender_late: float
@@ -89,7 +88,7 @@ class _Cpu(NamedTuple):
     def now(cls, parents: Sequence[int], server: int) -> _Cpu:
         """Return those of processes, of all that they have started, and of the server."""
         its_parents = its_workers = its_server = 0.0
-        for pid, session, seconds in _processes():
+        for pid, session, seconds in processes():
             if pid == server:
                 its_server = seconds
             elif pid in parents:
@@ -103,27 +102,11 @@ class _Cpu(NamedTuple):
         return _Cpu(*(one - other for one, other in zip(self, before, strict=True)))
 
 
-def _processes() -> Iterator[tuple[int, int, float]]:
-    """Yield id, session and CPU seconds of each process.
-
-    The scheduler's statistics are exact; those of proc_pid_stat(5) count hundredths.
-    """
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            session = os.getsid(int(entry.name))
-            threads = [its.read_text("ascii") for its in entry.glob("task/*/schedstat")]
-        except OSError:  # it ended meanwhile
-            continue
-        yield int(entry.name), session, sum(int(its.split()[0]) for its in threads) / 1e9
-
-
 def measure(
     candidate: Candidate,
     loads: Sequence[Load],
     *,
-    processes: int,
+    workers: int,
     server: redis.Redis,
     server_pid: int,
     url: str,
@@ -134,7 +117,7 @@ def measure(
     Args:
         candidate: The system.
         loads: The loads.
-        processes: Workers.
+        workers: Worker processes.
         server: Its client, which empties it first.
         server_pid: Its process.
         url: Its address for the system; another one may lead through a proxy.
@@ -146,7 +129,7 @@ def measure(
     server.flushall()
     latencies = folder / f"latencies-{candidate.module}"
     latencies.mkdir(exist_ok=True)
-    variables = {LATENCIES_VARIABLE: str(latencies), PROCESSES_VARIABLE: str(processes)}
+    variables = {LATENCIES_VARIABLE: str(latencies), PROCESSES_VARIABLE: str(workers)}
     with Producer(candidate, url, folder, **variables) as producer:
         commands = producer.introduction()["workers"]
         with running(commands, producer.environment, folder) as parents:
@@ -161,14 +144,14 @@ def measure(
                 before = _Cpu.now(parents, server_pid)
                 sent, cpu, late, seen = _offer(producer, load, latencies)
                 used = _Cpu.now(parents, server_pid).since(before)
-                parent, workers, its_server = (1000 * its / sent for its in used)
+                parent, its_workers, its_server = (1000 * its / sent for its in used)
                 yield Cost(
                     candidate.name,
                     load.rate,
                     load.run,
                     producer=1000 * cpu / sent,
                     parent=parent,
-                    workers=workers,
+                    workers=its_workers,
                     server=its_server,
                     idle=idle,
                     p50=seen[len(seen) // 2],

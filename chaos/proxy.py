@@ -1,7 +1,7 @@
 """A TCP proxy that cuts all its connections at SIGUSR1: ``python -m chaos.proxy PORT [DELAY]``.
 
-It listens on a free port of 127.0.0.1, prints it, and forwards to PORT. What it forwards arrives
-DELAY milliseconds later, each way.
+It listens on a free port of 127.0.0.1, prints it, and forwards to PORT. The data arrive DELAY
+milliseconds later, each way.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Wire:
     def available(self) -> Iterator[Any]:
         """Yield the answers, errors and pushes that have arrived, without waiting for more.
 
-        What arrives meanwhile may be left for the next time.
+        Answers that arrive meanwhile may be left for the next time.
 
         Raises:
             redis.ConnectionError: The server is away.

@@ -37,7 +37,7 @@ _UNUSED: Final = ("cffi", "opentelemetry", "psutil", "pygments", "yaml")
 """Modules that Celery, kombu, billiard and redis-py import where they are installed, and do
 without where they are not. Billiard calls the kernel by ctypes as well. Redis-py's own metrics
 need OpenTelemetry; a program that is instrumented has imported it before. Colors are for
-commands. What needs the others has them when it does, see :func:`_load_later`."""
+commands. The other two are imported by the code that needs them, see :func:`_load_later`."""
 _NOBODY: Final = (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 _WITH_VALUE: Final = ("-X", "-W")
 _OTHER_PROGRAM: Final = ("-m", "-c")

@@ -73,11 +73,18 @@ def _step(loaded: Loaded, number: int) -> tuple[float, list[Goal]]:
 def _of_a_rate(loaded: Loaded, number: int, rate: float) -> Iterator[Goal]:
     its = loaded.load.part(number, len(_FACTORS))
     seen = Quantiles.of(its.latency)
-    yield Goal(f"at {rate:g}/s: latency, p50", milliseconds(seen, "p50"), "ms", _P50)
-    yield Goal(f"at {rate:g}/s: latency, p99", milliseconds(seen, "p99"), "ms", _P99)
+    yield from latencies_at(rate, seen)
     missing = its.sent - its.answered + its.failed
     share = 100 * missing / its.sent if its.sent else None
     yield Goal(f"at {rate:g}/s: failed or not answered", share, "%", _UNANSWERED)
+
+
+def latencies_at(rate: float, seen: Quantiles | None) -> tuple[Goal, Goal]:
+    """Return what is judged of the latencies at a rate."""
+    return (
+        Goal(f"at {rate:g}/s: latency, p50", milliseconds(seen, "p50"), "ms", _P50),
+        Goal(f"at {rate:g}/s: latency, p99", milliseconds(seen, "p99"), "ms", _P99),
+    )
 
 
 def _unanswered(loaded: Loaded) -> int:

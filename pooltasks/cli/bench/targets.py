@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from pooltasks.cli.bench.latency import latencies_at
 from pooltasks.cli.bench.loaded import put
 from pooltasks.cli.bench.picture import of_the_load
 from pooltasks.cli.bench.report import Report
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pooltasks.cli.bench.loaded import Loaded, Subject
     from pooltasks.metrics.view import PoolWork
 
-_RECOVERY, _P50, _P99 = 500.0, 50.0, 100.0
+_RECOVERY = 500.0
 """Milliseconds, of the requirements document."""
 
 
@@ -53,13 +54,7 @@ class _Peak(NamedTuple):
 def _peak(subject: Subject, rate: float) -> _Peak:
     subject.tell(f"then {rate:g} a second for {subject.settle} + {subject.seconds} s")
     seen = put(replace(subject, rate=rate, kills=0, node_kills=0)).load.seen()
-    return _Peak(
-        seen.throughput,
-        (
-            Goal(f"at {rate:g}/s: latency, p50", milliseconds(seen.latency, "p50"), "ms", _P50),
-            Goal(f"at {rate:g}/s: latency, p99", milliseconds(seen.latency, "p99"), "ms", _P99),
-        ),
-    )
+    return _Peak(seen.throughput, latencies_at(rate, seen.latency))
 
 
 def _right_utilization(subject: Subject, work: PoolWork, slots: int) -> tuple[Goal, str]:
