@@ -19,6 +19,7 @@ import redis
 
 from benchmarks import event_loop, importing
 from benchmarks import fairness as turns
+from benchmarks import flow as controlled
 from benchmarks import resizing as following
 from benchmarks import telemetry as observed
 from benchmarks import traffic as single
@@ -65,6 +66,10 @@ def _server() -> Iterator[tuple[Path, EmbeddedServer]]:
         EmbeddedServer(Path(name) / "data") as server,
     ):
         yield Path(name), server
+
+
+def _tell(progress: str) -> None:
+    click.echo(progress, err=True)
 
 
 def _documents(judged: Sequence[Figure | Target]) -> list[dict[str, Any]]:
@@ -242,6 +247,25 @@ def fairness(seconds: int, flood: int, run_ms: float, workers: int) -> None:
             workers=workers,
         )
         click.echo("\n".join(lines_))
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--operations",
+    type=click.IntRange(min=1000),
+    default=100_000,
+    show_default=True,
+    help="Drained each time; with fewer there are as many keys at the most.",
+)
+def flow(rounds: int, operations: int) -> None:
+    """Measure what keys cost: drains of operations with limits or turns, beside plain ones.
+
+    Exits with 0 whether the bounds hold or not.
+    """
+    with _server() as (folder, server):
+        for line in controlled.measure(rounds, operations, server.url, folder, _tell):
+            click.echo(line)
 
 
 for name in PLANS:

@@ -41,7 +41,7 @@ local moment = clock[1] * 1000 + clock[2] / 1000
 local again = 5000  -- ms after which one that has had its turn and never ran is no longer waited for
 local soonest = 4   -- ms; what is due within so many is done together
 local others = '*/'  -- the key of all that is not of a fair operation; none has such a name
-local line_up, in_line, sort, take_turn, settle  -- what turns.lua adds
+local line_up, in_line, sort, take_turn, take_ready, settle  -- what turns.lua adds
 
 -- Return the key of a message, its turn, and what is before and behind both; nil of any other.
 local function flow_of(message)

@@ -75,6 +75,7 @@ end
 -- it has to stay where it is, nil if it waits.
 local function take(place, message)
   if sort then
+    if take_ready(message) then return nil end
     local waits = sort(place, message)
     if waits then return nil end
     if waits == nil then

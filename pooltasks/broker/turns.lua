@@ -13,12 +13,14 @@
 -- others wait for long. What comes back from a node, and what its limits have held back, has had its
 -- turn: it lies at the head of its list, and goes first.
 --
--- Idle nodes wait at the list of place 0. So as long as there are lines one operation lies there.
+-- Idle nodes wait at the list of place 0. So as long as there are lines one operation lies there, the
+-- ready one. It has had no turn yet: whoever reserves has it compete with all that has come since.
 --
 -- Four more of KEYS, before those of limits.lua:
 -- waiting  hash  line, `\0` and number -> since when, in server seconds, a space, and the message
 -- lines    hash  place and key -> the numbers of the first and of the last; `@` and place -> the
---                tag of the last turn. Gone when nothing waits.
+--                tag of the last turn; `!` -> length, digest, tag, since when and line of the ready
+--                one. Gone when nothing waits.
 -- turns    zset  line -> its place times 2^49, plus its tag
 -- ages     zset  line -> since when its first one waits, in server seconds
 
@@ -32,6 +34,7 @@ local its_numbers, last_tag = {}, {}
 local came = {}  -- fields and values that are to be written to `waiting`
 local gone = {}  -- fields that are to be deleted there
 local has_come = false  -- whether something has lined up in this script
+local ready  -- the ready operation, if this script has taken it from its list
 
 -- Return the numbers of the first and the last of a line; the first is higher if nobody waits there.
 local function numbers_of(line)
@@ -94,34 +97,81 @@ function in_line(flow)
   return many
 end
 
+-- Return what tells a message from others.
+local function identity_of(message)
+  return #message .. ' ' .. redis.sha1hex(string.sub(message, 1, 2000))
+end
+
+local noted  -- what is known of the ready operation, if this script has looked
+-- Take a message from its list if it is the ready one; return whether it is.
+function take_ready(message)
+  noted = noted or {string.match(
+    redis.call('HGET', lines, '!') or '', '^((%d+) %x+) (%d+) ([%d.]+) (.*)$')}
+  if tonumber(noted[2]) ~= #message or noted[1] ~= identity_of(message) then return false end
+  local flow, _, before, rest = flow_of(message)
+  local own = flow == others and '' or string.format('"flow": "%s", ', flow)
+  ready = {tag = tonumber(noted[3]), since = noted[4], line = noted[5], message = before .. own .. rest}
+  noted = {}
+  return true
+end
+
+-- Put the ready operation back: it is the first of its line again.
+local function put_ready_back()
+  local its = numbers_of(ready.line)
+  local score = score_of(string.sub(ready.line, 1, 1), ready.tag)
+  if its.first > its.last then
+    its.first, its.last = 1, 0
+    redis.call('ZADD', turns, score, ready.line)
+  else
+    redis.call('ZADD', turns, 'LT', score, ready.line)
+  end
+  its.first = its.first - 1
+  its.has_changed = true
+  redis.call('HSET', waiting, ready.line .. '\0' .. its.first, ready.since .. ' ' .. ready.message)
+  redis.call('ZADD', ages, ready.since, ready.line)
+  ready = nil
+end
+
 -- Take the first operation of the line whose turn it is.
 -- low, high  of which places
--- Returns place, key and message; nil if nobody waits.
+-- Returns place, key, message, tag and since when it waits; nil if nobody waits.
 local function next_turn(low, high)
   if came[1] then write_down_who_came() end
   while true do
     local line, score = unpack(redis.call(
       'ZRANGEBYSCORE', turns, score_of(low, 0), '(' .. score_of(high + 1, 0), 'WITHSCORES',
       'LIMIT', 0, 1))
+    if ready then
+      local place = tonumber(string.sub(ready.line, 1, 1))
+      local is_first = not line or place * band + ready.tag <= tonumber(score)
+      if place >= low and place <= high and is_first then
+        local its = ready
+        ready = nil
+        return tostring(place), string.sub(its.line, 2), its.message, its.tag, its.since
+      end
+    end
     if not line then return nil end
     local place, flow = string.sub(line, 1, 1), string.sub(line, 2)
     local its = numbers_of(line)
     local field = line .. '\0' .. its.first
     local entry = redis.call('HGET', waiting, field)
     gone[#gone + 1] = field
-    last_tag[place] = score - tonumber(place) * band
+    local tag = score - tonumber(place) * band
     its.first = its.first + 1
     its.has_changed = true
     if its.first > its.last then
       redis.call('ZREM', turns, line)
       redis.call('ZREM', ages, line)
     else
-      redis.call('ZADD', turns, score_of(place, last_tag[place] + share_of(flow)), line)
+      redis.call('ZADD', turns, score_of(place, tag + share_of(flow)), line)
       local following = redis.call('HGET', waiting, line .. '\0' .. its.first)
       local since = string.match(following or '', '^[%d.]+')
       if since then redis.call('ZADD', ages, since, line) end
     end
-    if entry then return place, flow, string.sub(entry, string.find(entry, ' ', 1, true) + 1) end
+    if entry then
+      local since, message = string.match(entry, '^(%S+) (.*)$')
+      return place, flow, message, tag, since
+    end
   end
 end
 
@@ -129,8 +179,9 @@ local held_at_their_turn = 0
 -- Return the message of a place whose turn it is, as it is to be reserved; nil if there is none.
 function take_turn(place)
   while held_at_their_turn < 200 do
-    local _, flow, message = next_turn(tonumber(place), tonumber(place))
+    local _, flow, message, tag = next_turn(tonumber(place), tonumber(place))
     if not flow then return nil end
+    last_tag[place] = tag
     if flow == others then
       message = enter(place, message)
       if message then return message end
@@ -197,18 +248,21 @@ local function dissolve(many)
   end
 end
 
--- Have one whose turn it is lie where idle nodes wait.
+-- Have one whose turn is next lie where idle nodes wait.
 local function wake()
   if redis.call('EXISTS', KEYS[first_list]) == 1 then return end
   while held_at_their_turn < 200 do
-    local place, flow, message = next_turn(0, 9)
+    local place, flow, message, tag, since = next_turn(0, 9)
     if not place then return end
     local its_flow, _, before, rest = flow_of(message)
     if not its_flow then
       before, rest = string.sub(message, 1, 1), string.sub(message, 2)
     end
     if flow ~= others or not its_flow or not is_held_back(place, its_flow, message) then
-      redis.call('RPUSH', KEYS[first_list], marked(its_flow or others, 0, before, rest))
+      message = marked(its_flow or others, 0, before, rest)
+      redis.call('RPUSH', KEYS[first_list], message)
+      redis.call('HSET', lines, '!', string.format(
+        '%s %.0f %s %s', identity_of(message), tag, since, place .. flow))
       return
     end
     held_at_their_turn = held_at_their_turn + 1
@@ -217,7 +271,10 @@ end
 
 -- Write down what the lines are now; called at the end, after the last turn.
 function settle()
-  if redis.call('EXISTS', turns) == 1 then wake() end
+  if ready or redis.call('EXISTS', turns) == 1 then
+    wake()
+    if ready then put_ready_back() end
+  end
   if next(its_numbers) == nil then return end
   in_parts(gone, function(...) redis.call('HDEL', waiting, ...) end)
   gone = {}

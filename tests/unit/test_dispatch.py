@@ -119,7 +119,7 @@ class Pool(Dispatch):
         return [len(process.lane.jobs) for process in self.processes]
 
     def knows(self, name: str, seconds: float) -> None:
-        self._durations[name] = seconds
+        self._longest[name] = self._shortest[name] = seconds
 
 
 def test_an_operation_that_nobody_knows_goes_alone_to_an_idle_worker() -> None:
@@ -151,11 +151,48 @@ def test_a_worker_is_written_no_more_than_some_milliseconds_of_work() -> None:
 
 def test_idle_workers_come_before_a_second_operation_anywhere() -> None:
     pool = Pool(3)
-    pool.knows("op", 0.0001)
+    pool.knows("op", 0.002)
     for _ in range(3):
         pool.submit()
     pool.hand_out()
     assert pool.loads() == [1, 1, 1]
+
+
+def test_very_short_operations_share_a_worker_while_others_are_idle() -> None:
+    pool = Pool(4)
+    pool.knows("op", 0.0003)
+    for _ in range(7):
+        pool.submit()
+    pool.hand_out()
+    assert pool.loads() == [0, 1, 3, 3]
+    pool.submit()
+    pool.hand_out()
+    assert pool.loads() == [0, 2, 3, 3]
+
+
+def test_what_was_long_lately_shares_no_worker() -> None:
+    pool = Pool(4)
+    pool.knows("op", 0.0001)
+    pool.submit()
+    pool.hand_out()
+    pool.finish(pool.processes[-1], seconds=0.02)
+    for _ in range(3):
+        pool.submit()
+    pool.hand_out()
+    assert sorted(pool.loads()) == [0, 1, 1, 1]
+
+
+def test_a_single_slow_one_in_a_hundred_keeps_nothing_apart_for_long() -> None:
+    pool = Pool(2)
+    pool.knows("op", 0.0001)
+    for seconds in (0.02, *[0.0001] * 30):
+        pool.submit()
+        pool.hand_out()
+        pool.finish(next(its for its in pool.processes if its.lane.jobs), seconds=seconds)
+    for _ in range(3):
+        pool.submit()
+    pool.hand_out()
+    assert sorted(pool.loads()) == [0, 3]
 
 
 @pytest.mark.parametrize(("strategy", "expected"), [("lifo", 1), ("fifo", 0)])
@@ -279,11 +316,11 @@ def test_a_worker_completes_itself_what_nothing_waits_behind() -> None:
 def test_its_node_completes_what_goes_in_a_batch_and_what_others_wait_behind() -> None:
     pool = Pool(2)
     claiming(pool)
-    pool.knows("op", 0.0005)
+    pool.knows("op", 0.0011)
     for _ in range(12):
         pool.submit()
     pool.hand_out()
-    assert [claim is None for claim in pool.claimed] == [False, False, *[True] * 10]
+    assert [claim is None for claim in pool.claimed] == [False, False, *[True] * 6]
 
 
 @pytest.mark.parametrize(("name", "slots"), [("at_most_once", 1), ("op", 2)])

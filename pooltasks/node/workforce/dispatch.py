@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from pooltasks.broker.results import StoredResult
 from pooltasks.node.worker.outcome import UNTOLD, Ending
-from pooltasks.node.workforce.jobs import Blame, Job
-from pooltasks.node.workforce.sharing import AHEAD, MOST, least_loaded, share_out
+from pooltasks.node.workforce.jobs import LONG, Blame, Job
+from pooltasks.node.workforce.sharing import (
+    AHEAD,
+    MOST,
+    TOGETHER,
+    fits,
+    least_loaded,
+    share_out,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, MutableMapping
@@ -34,6 +41,10 @@ _STUCK = 0.1
 """Seconds after which a worker with several slots should have begun what was written to it."""
 _FORGET = 0.97
 """Factor by which a duration fades with each operation that was shorter."""
+_GROW = 1.1
+"""Factor by which the shortest one grows with each that was longer."""
+_LEAST = 1e-5
+"""Seconds of the shortest operation that there may be."""
 
 
 class Dispatch:
@@ -81,9 +92,14 @@ class Dispatch:
         self._accepts_first, self._claims = accepts_first, claims
         self._on_written, self._on_result, self._on_end = on_written, on_result, on_end
         self._is_open = True
+        self.ahead = AHEAD
+        """Seconds of work that a worker with one slot may have waiting."""
         self._hub: Any = None
         self._uses = 0
-        self._durations: dict[str, float] = {}
+        self._longest: dict[str, float] = {}
+        """Seconds that an operation of a name runs: the longest of the last ones."""
+        self._shortest: dict[str, float] = {}
+        """The same: the shortest of them. One that had to wait for a processor is none."""
         self.recent = float("inf")
         """Seconds that an operation runs: the longest of the last ones."""
 
@@ -98,7 +114,7 @@ class Dispatch:
         """Return how many operations a slot may have at a time, if they stay as short as now."""
         if self._slots > 1:
             return 1
-        return max(1, min(MOST, int(2 * AHEAD / max(self.recent, 1e-9))))
+        return max(1, min(MOST, int(2 * self.ahead / max(self.recent, 1e-9))))
 
     def submit(
         self,
@@ -126,9 +142,16 @@ class Dispatch:
             self.waiting.appendleft(job)  # somebody has waited for it already
         else:
             self.waiting.append(job)
-        if len(self.waiting) == 1 and self._rests():
+        # Very short ones wait for the loop's next turn: several go to a worker with one write.
+        if self._estimates(job.name)[1] > TOGETHER and len(self.waiting) == 1 and self._rests():
             self.hand_out()
         return job
+
+    def _estimates(self, name: str) -> tuple[float, float]:
+        """Return the seconds that an operation of a name takes at the most, and at the least."""
+        longest = self._longest.get(name, float("inf"))
+        # None that was long lately is taken for very short.
+        return longest, longest if longest > LONG else self._shortest.get(name, longest)
 
     def _rests(self) -> bool:
         """Return whether a slot has nothing to do; it need not wait for the loop's next turn."""
@@ -143,18 +166,16 @@ class Dispatch:
         if self._slots > 1:
             self._fill(worker for worker in open_to if not worker.lane.is_stuck())
             return
-        idle = sorted(
-            (worker for worker in open_to if not worker.lane.jobs),
-            key=lambda worker: worker.lane.used,
-            reverse=self._strategy == "fifo",
-        )
+        free = self._in_order(open_to)
         # The others have enough for now: few long writes cost less than many short ones.
-        hungry = [worker for worker in open_to if worker.lane.load <= AHEAD / 2]
+        hungry = [worker for worker in open_to if worker.lane.load <= self.ahead / 2]
         batches: dict[int, tuple[Worker, list[Job]]] = {}
         while waiting:
             job = waiting[0]
-            job.estimate = self._durations.get(job.name, float("inf"))
-            worker = idle.pop() if idle else least_loaded(hungry, job.estimate)
+            job.estimate, job.least = self._estimates(job.name)
+            while free and not fits(free[-1], job.least):
+                free.pop()
+            worker = free[-1] if free else least_loaded(hungry, job.estimate, self.ahead)
             if worker is None:
                 break
             waiting.popleft()
@@ -162,6 +183,18 @@ class Dispatch:
             job.write_to(worker)
             batches.setdefault(worker.pid, (worker, []))[1].append(job)
         self._send(batches.values())
+
+    def _in_order(self, open_to: Iterable[Worker]) -> list[Worker]:
+        """Return the workers that take an operation at once, those that go first at the end.
+
+        First those that run very short ones, the fullest of them first, so that fewer are
+        woken; then the idle ones.
+        """
+        sign = -1 if self._strategy == "fifo" else 1
+        return sorted(
+            (worker for worker in open_to if worker.lane.least < TOGETHER),
+            key=lambda worker: (worker.lane.least, sign * worker.lane.used),
+        )
 
     def _fill(self, open_to: Iterable[Worker]) -> None:
         """Write waiting operations to the free slots."""
@@ -237,8 +270,9 @@ class Dispatch:
             return  # it was given up: ended by its time limit, or reserved anew
         # How long it takes to tell of a failure says nothing about the operation.
         name = "" if job.is_failure() else job.name
-        self._durations[name] = max(seconds, self._durations.get(name, 0.0) * _FORGET)
-        self.recent = max(seconds, min(self.recent, 2 * AHEAD) * _FORGET)
+        self._longest[name] = max(seconds, self._longest.get(name, 0.0) * _FORGET)
+        self._shortest[name] = max(_LEAST, min(seconds, self._shortest.get(name, seconds) * _GROW))
+        self.recent = max(seconds, min(self.recent, 2 * self.ahead) * _FORGET)
         ended = Ending(*ending)
         result = None if stored is None else StoredResult(*stored)
         if result is not None and not job.owner.buries(ended):

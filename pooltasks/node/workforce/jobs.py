@@ -112,7 +112,9 @@ class Job(ApplyResult):
     number = 0
     """The place of the job in what was written to its worker."""
     estimate = 0.0
-    """Seconds that it is expected to take."""
+    """Seconds that it takes at the most, as it seems."""
+    least = 0.0
+    """Seconds that it takes at the least."""
     blame = Blame.CERTAIN
     ended_its_worker = False
     """Whether its worker is ended because of it."""
@@ -261,7 +263,9 @@ class Lane:
     """When the last was written, in monotonic seconds."""
     done: int = 0
     load: float = 0.0
-    """Estimated seconds of it."""
+    """Seconds that all of it takes at the most, as it seems."""
+    least: float = 0.0
+    """Seconds that all of it takes at the least."""
     used: int = 0
     """The place of its last operation among all of the node."""
     is_closing: bool = False
@@ -276,6 +280,7 @@ class Lane:
         job.number = self.written
         self.jobs[job.number] = job
         self.load += job.estimate
+        self.least += job.least
 
     def send(self, fd: int) -> None:
         """Write what is not sent yet to the worker's pipe.
@@ -303,6 +308,7 @@ class Lane:
         job = self.jobs.pop(number, None)
         if job is not None:
             self.load = self.load - job.estimate if self.jobs else 0.0
+            self.least = self.least - job.least if self.jobs else 0.0
         return job
 
 

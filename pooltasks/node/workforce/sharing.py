@@ -1,6 +1,7 @@
-"""Sharing: the workers that get the operations that no idle worker takes.
+"""Sharing: which worker gets the next operation.
 
-A worker with one slot gets short operations ahead of time. A worker with several
+A worker with one slot gets short operations ahead of time, and very short ones share a
+worker even while others are idle: to wake one costs more. A worker with several
 slots has at most as many operations as slots; the next operation goes to the worker
 that has the fewest. An operation that was running when a worker with several died
 may be the reason: it gets a worker of its own, so that no other operation dies with
@@ -19,20 +20,35 @@ if TYPE_CHECKING:
 
 AHEAD = 0.005
 """Seconds of work that a worker with one slot may have waiting, beyond one operation."""
+AHEAD_OF_TURNS = 0.001
+"""The same where keys take turns: what a worker has goes before all that comes later."""
+TOGETHER = 0.001
+"""Seconds of very short operations that a worker gets before an idle one is woken."""
 MOST = 64
-"""Operations that it may have."""
+"""Operations that a worker with one slot may have."""
 
 
-def least_loaded(workers: Iterable[Any], estimate: float) -> Any:
-    """Return the worker with the least work that has room for ``estimate`` seconds more, or None.
+def fits(worker: Any, least: float) -> bool:
+    """Return whether an operation fits into a worker that is idle, or runs very short ones.
+
+    Args:
+        worker: A process with one slot.
+        least: Seconds that the operation takes at the least.
+    """
+    return not worker.lane.jobs or worker.lane.least + least <= TOGETHER
+
+
+def least_loaded(workers: Iterable[Any], estimate: float, most: float) -> Any:
+    """Return the worker with the least work that has room for one operation more, or None.
 
     Args:
         workers: Processes with one slot that can be written to.
         estimate: Seconds that the operation is expected to take.
+        most: Seconds of work that a worker may have.
     """
     with_room = (worker for worker in workers if len(worker.lane.jobs) < MOST)
     worker = min(with_room, key=lambda worker: worker.lane.load, default=None)
-    return None if worker is None or worker.lane.load + estimate > AHEAD else worker
+    return None if worker is None or worker.lane.load + estimate > most else worker
 
 
 def share_out(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from billiard.util import get_pdeathsig
 from celery.concurrency import prefork
 
-from pooltasks import telemetry
+from pooltasks import keys, telemetry
 from pooltasks.broker.client import impatient_client
 from pooltasks.errors import ConfigurationError
 from pooltasks.node.intake.backlog import Backlog
+from pooltasks.node.intake.controls import limited_operations
 from pooltasks.node.scoreboard.error_log import ErrorLog, sent_by
 from pooltasks.node.scoreboard.sampler import Sampler, Workforce
 from pooltasks.node.scoreboard.scoreboard import Scoreboard
@@ -23,6 +24,7 @@ from pooltasks.node.worker.warmup import Plan
 from pooltasks.node.workforce.batches import Gatherer
 from pooltasks.node.workforce.headroom import Headroom
 from pooltasks.node.workforce.process_pool import ProcessPool
+from pooltasks.node.workforce.sharing import AHEAD_OF_TURNS
 from pooltasks.node.workforce.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -119,6 +121,9 @@ class TaskPool(prefork.TaskPool):
         gc.collect()
         gc.freeze()
         super().on_start()
+        limits = limited_operations(self.app, keys.queue(extension.pool)).values()
+        if any(its.fair for its in limits):
+            self._pool.dispatch.ahead = AHEAD_OF_TURNS
         self.submit = self._pool.dispatch.submit
         self.gatherer = Gatherer(self.submit)
         self.flush = self._flush
