@@ -233,7 +233,7 @@ FAULTS = (
     _in_script(
         "a delayed operation leaves its message behind",
         "watch",
-        "redis.call('HDEL', KEYS[5], entry)",
+        "redis.call('HDEL', KEYS[5], ...)",
         "",
     ),
     _in_script(
@@ -288,8 +288,8 @@ FAULTS = (
     _in_script(
         "a key goes on having turns while others wait",
         "fair reserve",
-        "redis.call('ZADD', turns, score_of(place, last_tag[place] + share_of(flow)), line)",
-        "redis.call('ZADD', turns, score_of(place, last_tag[place]), line)",
+        "redis.call('ZADD', turns, score_of(place, tag + share_of(flow)), line)",
+        "redis.call('ZADD', turns, score_of(place, tag), line)",
     ),
     _in_script(
         "what has had its turn stays in its line",

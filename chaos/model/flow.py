@@ -78,6 +78,8 @@ class FlowLedger:
         """When operations of each key were reserved."""
         self._turns: dict[tuple[bytes, int | None], Counter[bytes]] = {}
         """How many turns the others had while an operation was the first of its line."""
+        self._lines: dict[int, bytes] = {}
+        """The line of each operation that has waited for a turn and was not reserved since."""
         self.unique: dict[int, int] = {}
         """Of each unique operation that was accepted, which key it has."""
 
@@ -103,13 +105,13 @@ class FlowLedger:
         """What is held has a message, and lines are whole."""
         if flow.held.keys() != flow.messages.keys():
             raise ViolationError(f"held without a message, or the other way: {flow}")
-        fields = set()
-        for line, ends in flow.lines.items():
-            if line[:1] != b"@":
-                first, last = map(int, ends.split())
-                fields |= {b"%b\0%d" % (line, number) for number in range(first, last + 1)}
-        lines = {line for line in flow.lines if line[:1] != b"@"}
-        if fields != flow.waiting.keys() or not lines == flow.turns.keys() == flow.ages.keys():
+        fields = {
+            b"%b\0%d" % (line, number)
+            for line, (first, last) in flow.ends().items()
+            for number in range(first, last + 1)
+        }
+        is_whole = flow.ends().keys() == flow.turns.keys() == flow.ages.keys()
+        if fields != flow.waiting.keys() or not is_whole:
             raise ViolationError(f"lines that are not whole: {flow}")
 
     def _counts_are_right(self, now: Snapshot) -> None:
@@ -152,11 +154,15 @@ class FlowLedger:
 
         A line that is empty in between, and begins anew, may have two.
         """
-        had: Counter[bytes] = Counter()
         for field, entry in before.flow.waiting.items():
             unit = unit_of(entry)
-            if unit is not None and now.places.get(unit, [("", b"")])[0][0] != "waiting":
-                had[field.partition(b"\0")[0]] += 1
+            if unit is not None:
+                self._lines[unit] = field.partition(b"\0")[0]
+        had: Counter[bytes] = Counter()
+        for unit in list(self._lines):
+            place = now.places.get(unit, [("", b"")])[0][0]
+            if place not in ("waiting", "list"):
+                had[self._lines.pop(unit)] += 1
         heads = set(now.flow.heads().items())
         # An operation that only now became the first has not waited for the turns of this step.
         self._turns = {

@@ -69,12 +69,16 @@ class FlowState:
         """Return what the contents of the keys are, in their order."""
         return cls(*(dict(table(each)) for each in content))
 
+    def ends(self) -> dict[bytes, tuple[int, int]]:
+        """Return the numbers of the first and the last of each line."""
+        its = {line: ends.split() for line, ends in self.lines.items() if line[:1].isdigit()}
+        return {line: (int(first), int(last)) for line, (first, last) in its.items()}
+
     def heads(self) -> dict[bytes, int | None]:
         """Return which operation is the first of each line."""
         return {
-            line: unit_of(self.waiting[b"%b\0%b" % (line, ends.split()[0])])
-            for line, ends in self.lines.items()
-            if line[:1] != b"@"
+            line: unit_of(self.waiting[b"%b\0%d" % (line, first)])
+            for line, (first, _) in self.ends().items()
         }
 
 

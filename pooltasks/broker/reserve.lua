@@ -95,6 +95,14 @@ local function take(place, message)
   return reserve(place, message)
 end
 
+local function reserve_in_turn(low, high)
+  while left > 0 do
+    local place, message = take_turn(low, high)
+    if not place then return end
+    reserve(place, message)
+  end
+end
+
 local first = redis.call('RPOP', KEYS[3])
 while first do
   if take('0', first) == false then redis.call('RPUSH', KEYS[4], first) end
@@ -117,12 +125,10 @@ for list = 1, lists do
   for at = #stay, 1, -1 do
     redis.call('RPUSH', key, stay[at])
   end
-  while take_turn and left > 0 do
-    local message = take_turn(place)
-    if not message then break end
-    reserve(place, message)
-  end
+  if take_turn then reserve_in_turn(tonumber(place), tonumber(place)) end
 end
+-- A node whose pool has no priorities serves those of the other places last.
+if take_turn then reserve_in_turn(0, 9) end
 if settle then settle() end
 if #entries > 0 then
   redis.call('HSET', KEYS[1], unpack(entries))

@@ -176,19 +176,20 @@ local function next_turn(low, high)
 end
 
 local held_at_their_turn = 0
--- Return the message of a place whose turn it is, as it is to be reserved; nil if there is none.
-function take_turn(place)
+-- Return place and message of the one whose turn it is, as it is to be reserved; nil if there is none.
+-- low, high  of which places
+function take_turn(low, high)
   while held_at_their_turn < 200 do
-    local _, flow, message, tag = next_turn(tonumber(place), tonumber(place))
+    local place, flow, message, tag = next_turn(low, high)
     if not flow then return nil end
     last_tag[place] = tag
     if flow == others then
       message = enter(place, message)
-      if message then return message end
+      if message then return place, message end
     else
       local _, _, before, rest = flow_of(message)
       local room, wait = room_of(flow, 0)
-      if room > 0 then return begin(flow, before, rest) end
+      if room > 0 then return place, begin(flow, before, rest) end
       hold(place, flow, 0, message, wait, ahead_of(flow))
     end
     held_at_their_turn = held_at_their_turn + 1

@@ -83,6 +83,50 @@ def test_one_that_comes_later_has_its_turn_before_anybody_has_two(operation, sta
     assert serve(node, 5) == [20, 3, 21, 4, 5]  # though 3 lay ready for an idle node
 
 
+def test_what_lies_ready_stays_the_first_of_its_key_while_others_go_first(server, redis_url):
+    fair = Limits(key="note", fair=True, weights=(("b", 4.0),))
+    app = make_app(redis_url)
+    operation = make_operation(app, NAME, limits=fair)
+    node = limited_node(redis_url, NAME, fair)
+    operation.delay(1, note="c")
+    operation.delay(2, note="d")
+    assert take(node, 0) == []
+    assert (server.llen(QUEUE), waiting(server)) == (1, 1)  # no other waits with the key "c"
+    for number in range(10, 13):
+        operation.delay(number, note="b")
+    assert serve(node, 2) == [10, 11]
+    assert server.zcard(keys.flow(QUEUE, "ages")) == 2
+    operation.delay(3, note="c")
+    assert serve(node) == [12, 1, 2, 3]
+    assert left(server) == set()
+    node.die()
+    app.close()
+
+
+def test_a_node_without_priorities_serves_what_others_published_with_one(server, redis_url, start):
+    node = start()
+    app = make_app(redis_url, priorities=(0, 9))
+    operation = make_operation(app, NAME, limits=FAIR)
+    for number in range(4):
+        operation.apply_async((number,), {"note": "ab"[number % 2]}, priority=9)
+    operation.apply_async((4,), {"note": "a"}, priority=0)
+    node.turn_until(lambda: server.llen(QUEUE) + waiting(server) == 5, "those that watch")
+    assert sorted(serve(node)) == [0, 1, 2, 3, 4]
+    assert left(server) == set()
+    app.close()
+
+
+def test_what_comes_back_goes_before_all_that_lies_ready(operation, start):
+    for number in range(4):
+        operation.delay(number, note="a")
+    dying, node = start(), start()
+    ((reservation, _),) = take(dying, 1)
+    operation.delay(10, note="b")
+    dying.reservations.give_back([(reservation, b"")])
+    dying.settle()
+    assert serve(node) == [0, 10, 1, 2, 3]
+
+
 def test_a_key_with_a_weight_has_as_many_turns(operation, server, start):
     for number in range(12):
         operation.delay(number, note="a")
