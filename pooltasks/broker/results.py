@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.app.defaults import NAMESPACES
 from celery.backends.redis import RedisBackend
@@ -15,6 +15,9 @@ from pooltasks.broker.chords import ChordPart
 from pooltasks.broker.scripts import text_of
 from pooltasks.broker.serialization import encoding_error
 from pooltasks.broker.waiting import ResultConsumer
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 STORE = text_of("store.lua")
 """Defines ``store(key, value, seconds)`` for the scripts that store results."""
@@ -189,3 +192,14 @@ class ResultBackend(RedisBackend):
             if value:
                 meta[name] = value
         return meta
+
+
+def share(app: Celery) -> None:
+    """Have all threads of this process use one backend, if it is ours.
+
+    Celery makes one for each thread, with connections of its own.
+    """
+    backend = app.backend
+    if isinstance(backend, ResultBackend):
+        backend.thread_safe = True
+        app._backend_cache = backend  # noqa: SLF001  Celery's name

@@ -21,6 +21,7 @@ from kombu.utils.imports import symbol_by_name
 from pooltasks import keys, telemetry
 from pooltasks.app import TICKS, import_operations
 from pooltasks.broker.queues import queue_names
+from pooltasks.broker.results import share
 from pooltasks.errors import ConfigurationError
 from pooltasks.node import control, host  # noqa: F401  register the control commands
 from pooltasks.node.celery import begin_again
@@ -79,6 +80,7 @@ class Node(Worker):
         import_operations(app, name)
         # Only JSON is read, also where the application itself accepts more.
         app.conf.accept_content = ["json"]
+        share(app)  # before the workers are forked: its memory is theirs too
         # A server that falls silent must not stop the event loop for longer than its lease.
         transport = app.conf.broker_transport_options
         app.conf.broker_transport_options = {

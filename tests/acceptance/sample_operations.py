@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import current_task
 from celery.exceptions import Ignore, Reject
+from celery.result import allow_join_result
 
 from pooltasks import operation, telemetry
 from pooltasks.broker.client import redis_client
@@ -93,6 +94,14 @@ def probe() -> dict[str, Any]:
 @operation(pool="code")
 def echo(value: Any = None) -> Any:
     return value
+
+
+@operation(pool="code", bind=True)
+def ask(self, value: Any) -> tuple[Any, int, int]:
+    """Return what another operation answers, and which backend of which process it waited at."""
+    with allow_join_result():
+        answer = echo.delay(value).get(timeout=60)
+    return answer, os.getpid(), id(self.backend)
 
 
 @operation(pool="code")

@@ -236,3 +236,12 @@ def test_a_worker_is_recycled_when_its_slots_are_done_and_nothing_runs_twice(
     )
     assert wait_until(lambda: pool.metrics().work.operations["success"] == 100, "the last sample")
     assert pool.metrics().work.operations["lost"] == 0
+
+
+def test_operations_of_one_worker_wait_for_others_at_one_backend(deployment: Deployment) -> None:
+    pool = start(deployment, pool_size=2, slots=12)
+    results = [submit(pool, "ask", number) for number in range(20)]
+    found = outcomes(results)
+    assert [answer for answer, _, _ in found] == list(range(20))
+    workers = {process for _, process, _ in found}
+    assert len({(process, backend) for _, process, backend in found}) == len(workers)

@@ -396,3 +396,33 @@ def test_slots_are_counted_each_and_their_worker_once() -> None:
     assert its.outcomes == {Outcome.LOST: 1, Outcome.FAILURE: 1}
     assert its.categories == {Category.COMMUNICATION: 1, Category.TIMEOUT: 1}
     assert board.collect()[1:] == (1, 1)
+
+
+def test_a_row_that_was_never_added_up_takes_little_memory_of_worker_and_node() -> None:
+    def resident() -> int:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    board = Scoreboard()
+    rows = [board.row(0, slot) for slot in range(500)]
+    before = resident()
+    for row in rows:
+        start(row)
+        finish(row)
+    assert board.collect()[0].counts.outcomes[Outcome.SUCCESS] == 500
+    assert (resident() - before) / len(rows) < 16_000  # two pages of the row, and a reading
+
+
+def test_the_node_keeps_little_of_a_row_that_was_added_up() -> None:
+    row = Row()
+    for _ in range(NOTES + 1):
+        start(row)
+        finish(row)
+    reading = row.read()
+    assert 0 < sum(map(len, reading._tables)) < 1000
+    for _ in range(3 * NOTES):
+        start(row)
+        finish(row)
+    its = Counts()
+    row.read(reading).add_to(lambda _: its)
+    assert its.outcomes[Outcome.SUCCESS] == 3 * NOTES

@@ -14,20 +14,23 @@ stored and the notes freed, the number becomes even. After a kill of the worker,
 node that finds an odd number stores the journal's values again. That changes
 nothing where it was done.
 
-Head: sequence number · number of tables that have a name · stages · notes ·
-journal (length, then place and value of each change).
+Head: sequence number · number of tables that have a name · whether there is work without
+a name · stages · notes · journal (length, then place and value of each change).
 
 A table for each operation, the first for those that have none: counters which
 only ever grow: busy ns, sums of wait, run and latency in ns, times by outcome,
 errors by category, buckets of wait, run and latency. A table is given to an
 operation when it runs for the first time; its name stands at the end of the
-memory. Memory of tables that nobody uses is never touched and so costs nothing.
+memory. Memory of tables that nobody uses is never touched, by the node neither, and so
+costs nothing: a worker may have hundreds of slots. Of those that it has read the node
+keeps compressed copies.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+import zlib
 from array import array
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -58,7 +61,7 @@ from pooltasks.node.scoreboard.notes import (
 from pooltasks.telemetry import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pooltasks.metrics.counts import Counts
 
@@ -69,7 +72,7 @@ NOTES = 512
 _NAME_BYTES = 256
 
 # Words of the head; the journal has room for all words that so many notes can change.
-_SEQUENCE, _NAMED, _STAGES, _FIRST_NOTE = range(4)
+_SEQUENCE, _NAMED, _HAS_OTHERS, _STAGES, _FIRST_NOTE = range(5)
 _JOURNAL = _FIRST_NOTE + NOTES * NOTE_BYTES // 8
 _TABLES = _JOURNAL + 1 + 2 * NOTES * 9
 
@@ -180,6 +183,7 @@ class Row:
         name = operation.encode()
         if number == MOST_OPERATIONS or len(name) >= _NAME_BYTES:
             number = 0
+            words[_HAS_OTHERS] = 1
         else:
             first = _NAMES + number * _NAME_BYTES
             self._memory[first : first + len(name) + 1] = bytes([len(name)]) + name
@@ -204,24 +208,23 @@ class Row:
             journal = words[_JOURNAL:_TABLES].tolist() if sequence & 1 else []
             notes = self._notes(0, stages)
             fresh = None if earlier is None else self._fresh(earlier, sequence, notes)
-            if earlier is None or sequence != earlier.sequence:
-                tables = list(map(self._table_bytes, range(1 + named)))
-            else:
-                tables = earlier.tables
+            is_same = earlier is not None and sequence == earlier.sequence
+            tables = [] if is_same or not sequence else self._all_tables(named)
             if words[_SEQUENCE] == sequence:
                 break
         else:
             raise RuntimeError("a worker's row never stood still")
         if journal:
             notes, fresh, stages = b"", None, 0
-            _replay(journal, tables)
+            if not is_same:
+                _replay(journal, tables)
         names = earlier.names if earlier is not None else [OTHER]
         return Reading(
             sequence=sequence,
             stages=stages,
             notes=notes,
             fresh=fresh,
-            tables=tables,
+            tables=None if is_same else tables,
             names=[*names, *map(self._name, range(len(names) - 1, named))],
             earlier=earlier,
         )
@@ -240,6 +243,12 @@ class Row:
         end = stages + 1 >> 1
         return self._memory[_NOTES_BYTE + first * NOTE_BYTES : _NOTES_BYTE + end * NOTE_BYTES]
 
+    def _all_tables(self, named: int) -> list[bytes]:
+        """Return copies of the tables in use; of the first, if nobody uses it, nothing."""
+        numbers = range(1 + named)
+        has_others = self._words[_HAS_OTHERS]
+        return [self._table_bytes(each) if each or has_others else b"" for each in numbers]
+
     def _table_bytes(self, number: int) -> bytes:
         return self._memory[(_TABLES + number * TABLE) * 8 : (_TABLES + (number + 1) * TABLE) * 8]
 
@@ -250,7 +259,8 @@ class Row:
 
     def clear(self) -> None:
         """Empty the row of a dead worker for the next one."""
-        end = (_TABLES + (1 + self._words[_NAMED]) * TABLE) * 8
+        words = self._words
+        end = (_TABLES + (1 + words[_NAMED]) * TABLE if words[_SEQUENCE] else _JOURNAL) * 8
         self._memory[:end] = bytes(end)
         self._tables.clear()
 
@@ -276,7 +286,8 @@ class Reading:
         notes: Its notes, that of the present operation too.
         fresh: Those that ``earlier`` did not know to have ended; None if they are gone, or
             there was no reading before: then copies of the tables are compared.
-        tables: The first tables, those of operations that have been added up.
+        tables: The first tables, those of operations that have been added up; None: they are
+            as they were.
         names: Of the operations of all tables.
         earlier: The reading before, if there was one.
     """
@@ -288,14 +299,13 @@ class Reading:
         stages: int,
         notes: bytes,
         fresh: bytes | None,
-        tables: list[bytes],
+        tables: list[bytes] | None,
         names: list[str],
         earlier: Reading | None,
     ) -> None:
         self.sequence = sequence
         self.ended = stages >> 1
         """Notes whose operation has ended."""
-        self.tables = tables
         self.names = names
         self._notes = notes
         self._present, self._wait = _TABLES, -1.0
@@ -307,7 +317,12 @@ class Reading:
         self._fresh = fresh
         # The wait of an operation is counted when it starts: of the first fresh one it was.
         self._known_waits = int(earlier is not None and earlier.started is not None)
-        self._changes = {} if fresh is not None else self._changes_since(earlier)
+        self._changes = {} if fresh is not None else self._changes_since(earlier, tables or ())
+        self._tables: list[bytes] = []
+        if tables is not None:
+            self._tables = [zlib.compress(table, 1) for table in tables]
+        elif earlier is not None:
+            self._tables = earlier._tables
 
     @cached_property
     def noted(self) -> dict[int, int]:
@@ -318,19 +333,17 @@ class Reading:
         add_all(sums, present)
         return sums
 
-    def _changes_since(self, earlier: Reading | None) -> dict[int, int]:
+    def _changes_since(self, earlier: Reading | None, tables: Sequence[bytes]) -> dict[int, int]:
         """Return the change of each word of the tables, with the notes added up."""
         changes = dict(self.noted)
         before: list[bytes] = []
         if earlier is not None:
-            before = earlier.tables
+            before = [zlib.decompress(table) for table in earlier._tables]
             add_all(changes, earlier.noted, -1)
-        for number, table in enumerate(self.tables):
+        for number, table in enumerate(tables):
+            known = before[number] if number < len(before) else b""
             add_difference(
-                changes,
-                _TABLES + number * TABLE,
-                table,
-                before[number] if number < len(before) else bytes(len(table)),
+                changes, _TABLES + number * TABLE, table, known or bytes(len(table))
             )
         return changes
 

@@ -94,10 +94,10 @@ class WorkerProcess(Worker):
         self.has_threads = len(rows) > 1
         self._slots: Slots | None = None
         self._pipe = threading.Lock()
-        self._keepers: dict[int, ResultBackend | None] = {}
         self._stores = stores
         self._shortcut: Shortcut
         self._runner: Runner
+        self._keeper: ResultBackend | None
         self._outq_fd = -1
         self._node_pid = os.getpid()
         self._warm = False
@@ -117,9 +117,12 @@ class WorkerProcess(Worker):
     def prepare(self) -> None:
         """Make what runs operations."""
         pool = self.plan.pool
-        self._shortcut = Shortcut(self.initargs[0])
-        self._runner = Runner(self.initargs[0], partial(self._reply, ERRED))
-        self.events = [OperationEvents(self.initargs[0], pool, row) for row in self.rows]
+        app = self.initargs[0]
+        keeps = isinstance(app.backend, ResultBackend) and not self._stores
+        self._keeper = app.backend if keeps else None
+        self._shortcut = Shortcut(app)
+        self._runner = Runner(app, partial(self._reply, ERRED))
+        self.events = [OperationEvents(app, pool, row) for row in self.rows]
 
     def _begin(self) -> None:
         if not self.plan.settings.lazy:
@@ -270,7 +273,7 @@ class WorkerProcess(Worker):
         begun = time.perf_counter()
         arguments: tuple[Any, ...] = marshal.loads(payload)  # noqa: S302  our own node's
         identifier: str = arguments[1]
-        keeper = self._keeper(slot)
+        keeper = self._keeper
         if keeper is not None:
             keeper.keep(identifier)
         events = None if kind == Kind.FAILURE else self.events[slot]
@@ -323,7 +326,7 @@ class WorkerProcess(Worker):
 
     def _tell_of(self, batch: BatchRun, slot: int, job: int, wants_traceback: bool) -> Run | None:
         """Run each call with what was made of it; return the end of one that ends the process."""
-        keeper = self._keeper(slot)
+        keeper = self._keeper
         for place, arguments in enumerate(batch.calls):
             if keeper is not None:
                 keeper.keep(arguments[1])
@@ -334,14 +337,6 @@ class WorkerProcess(Worker):
             if ended.leave is not None:
                 return ended
         return None
-
-    def _keeper(self, slot: int) -> ResultBackend | None:
-        """Return what keeps results for the node; Celery has a backend for each thread."""
-        if slot not in self._keepers:
-            backend = self.initargs[0].backend
-            keeps = isinstance(backend, ResultBackend) and not self._stores
-            self._keepers[slot] = backend if keeps else None
-        return self._keepers[slot]
 
     def _reply(self, kind: int, arguments: tuple[Any, ...]) -> None:
         """Send a message to the node, in one write."""
