@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-_TELLER = -1
-"""The place of the thread that tells of failures, beside those of the slots."""
-
 
 class SoloWorker(WorkerProcess):
     """A worker in this process.
@@ -151,7 +148,7 @@ class SoloWorker(WorkerProcess):
     def _report_failure(self, _: int, number: int, payload: bytes) -> None:
         arguments = marshal.loads(payload)  # noqa: S302  our own node's
         identifier = arguments[1]
-        keeper = self._keeper(_TELLER)
+        keeper = self._keeper
         if keeper is not None:
             keeper.keep(identifier)
         ended = self._runner.report(*arguments)

@@ -318,11 +318,12 @@ class Reading:
         # The wait of an operation is counted when it starts: of the first fresh one it was.
         self._known_waits = int(earlier is not None and earlier.started is not None)
         self._changes = {} if fresh is not None else self._changes_since(earlier, tables or ())
-        self._tables: list[bytes] = []
+        self.compressed: list[bytes] = []
+        """The tables, as they are kept until the next reading."""
         if tables is not None:
-            self._tables = [zlib.compress(table, 1) for table in tables]
+            self.compressed = [zlib.compress(table, 1) for table in tables]
         elif earlier is not None:
-            self._tables = earlier._tables
+            self.compressed = earlier.compressed
 
     @cached_property
     def noted(self) -> dict[int, int]:
@@ -338,13 +339,11 @@ class Reading:
         changes = dict(self.noted)
         before: list[bytes] = []
         if earlier is not None:
-            before = [zlib.decompress(table) for table in earlier._tables]
+            before = [zlib.decompress(table) for table in earlier.compressed]
             add_all(changes, earlier.noted, -1)
         for number, table in enumerate(tables):
             known = before[number] if number < len(before) else b""
-            add_difference(
-                changes, _TABLES + number * TABLE, table, known or bytes(len(table))
-            )
+            add_difference(changes, _TABLES + number * TABLE, table, known or bytes(len(table)))
         return changes
 
     @property

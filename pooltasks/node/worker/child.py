@@ -315,7 +315,7 @@ class WorkerProcess(Worker):
         if ended.leave is not None:
             batch.finish(ended.raised)
         else:
-            ended = self._tell_of(batch, slot, job, wants_traceback) or ended
+            ended = self._tell_of(batch, job, wants_traceback) or ended
         batch.forget()
         seconds = time.perf_counter() - begun
         self._reply(DONE, (number, ended.ending, None, seconds, False))
@@ -324,7 +324,7 @@ class WorkerProcess(Worker):
             self._slots.give_back(slot)
         return ended.leave
 
-    def _tell_of(self, batch: BatchRun, slot: int, job: int, wants_traceback: bool) -> Run | None:
+    def _tell_of(self, batch: BatchRun, job: int, wants_traceback: bool) -> Run | None:
         """Run each call with what was made of it; return the end of one that ends the process."""
         keeper = self._keeper
         for place, arguments in enumerate(batch.calls):
