@@ -194,12 +194,14 @@ class ResultBackend(RedisBackend):
         return meta
 
 
-def share(app: Celery) -> None:
-    """Have all threads of this process use one backend, if it is ours.
+def share(app: Celery) -> ResultBackend | None:
+    """Have all threads of this process use one backend, and return it; None if it is not ours.
 
     Celery makes one for each thread, with connections of its own.
     """
     backend = app.backend
-    if isinstance(backend, ResultBackend):
-        backend.thread_safe = True
-        app._backend_cache = backend  # noqa: SLF001  Celery's name
+    if not isinstance(backend, ResultBackend):
+        return None
+    backend.thread_safe = True
+    app._backend_cache = backend  # noqa: SLF001  Celery's name
+    return backend

@@ -176,6 +176,8 @@ class NodeConsumer(Consumer):
         self._hearing = Hearing()
         extension = self.app.pooltasks
         if extension.settings.broker_transport == "pooltasks":
+            # What is reserved does not hang on Celery's connection.
+            self.app.conf.worker_enable_prefetch_count_reduction = False
             queue = keys.queue(extension.pool)
             self.intake = Intake(
                 self.app,
@@ -270,7 +272,7 @@ class NodeConsumer(Consumer):
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Acceptance:
         """Return what takes messages: Celery's handler, with each message's faults its own."""
-        return Acceptance(self.app, self.pool, super().create_task_handler(*args, **kwargs))
+        return Acceptance(self, super().create_task_handler(*args, **kwargs))
 
     def update_strategies(self) -> None:
         """Make the strategies of all tasks, with requests that end in this node's pool."""

@@ -66,6 +66,7 @@ OVERRIDDEN = {
     "celery.worker.request.Request._announce_revoked": "self, reason, terminated, signum, expired",
     "celery.worker.request.Request._context": "attribute",
     "celery.worker.worker.WorkController._process_task": "self, req",
+    "kombu.message.Message._decode": "self",
 }
 """What classes of the library replace, with the names of the parameters."""
 

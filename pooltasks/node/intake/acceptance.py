@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import InvalidTaskError
 from celery.utils.log import get_logger
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from pooltasks import keys
 from pooltasks.broker.protection import JSON
 from pooltasks.broker.validation import check_operation
 from pooltasks.errors import MessageRefusedError, UntrustedMessageError
 from pooltasks.node.intake.failures import Failure
+from pooltasks.node.intake.message import Message
 from pooltasks.node.intake.reports import (
     LONGEST,
     FailureReport,
@@ -52,24 +55,27 @@ class Acceptance:
     """Hands messages to Celery; called with one.
 
     Args:
-        app: The application.
-        pool: The node's, whose workers tell of refused messages.
-        handler: Celery's.
+        consumer: The node's, with a strategy for each task; its pool's workers tell of refused
+            messages.
+        handler: Celery's own, for what its own transport brings.
     """
 
-    def __init__(self, app: Celery, pool: Any, handler: Callable[[Any], Any]) -> None:
-        self._app = app
-        self._pool = pool
+    def __init__(self, consumer: Any, handler: Callable[[Any], Any]) -> None:
+        self._consumer = consumer
+        self._app: Celery = consumer.app
+        self._pool = consumer.pool
         self._handler = handler
 
     def __call__(self, message: Any) -> None:
         """Hand ``message``, a kombu message, to Celery, or refuse it."""
         try:
-            if not hasattr(message, "bury"):
+            if isinstance(message, Message):
+                self._hand_on(message)
+            else:
                 self._open(message)
                 if "task" in message.headers:
                     check_operation(_parts(message))
-            self._handler(message)
+                self._handler(message)
         except MemoryError:
             raise  # it is the node's
         except Refusal as refusal:
@@ -78,6 +84,27 @@ class Acceptance:
             self._refuse(message, Refusal(f"untrusted: {error}"))
         except Exception as error:  # noqa: BLE001  nobody knows all that a hostile one can raise
             self._refuse(message, Refusal(f"unreadable: {type(error).__name__}: {error}"))
+
+    def _hand_on(self, message: Message) -> None:
+        """Do as Celery's handler does, but acknowledge without promises and at once."""
+        consumer = self._consumer
+        try:
+            strategy = consumer.strategies[message.headers["task"]]
+        except KeyError as error:
+            consumer.on_unknown_task(None, message, error)
+            return
+        try:
+            strategy(
+                message,
+                None,
+                message.ack_log_error,
+                message.reject_log_error,
+                consumer.on_task_message,
+            )
+        except (InvalidTaskError, ContentDisallowed) as error:
+            consumer.on_invalid_task(None, message, error)
+        except DecodeError as error:
+            consumer.on_decode_error(message, error)
 
     def _open(self, message: Any) -> None:
         """Check and decrypt a message that Celery's own transport has brought."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from kombu import message as kombu_message
 from kombu.serialization import prepare_accept_content
 
 from pooltasks.broker.dead_letters import deliveries_of
+from pooltasks.broker.protection import JSON
 from pooltasks.broker.validation import read_operation
 from pooltasks.errors import UntrustedMessageError
 
@@ -30,6 +32,8 @@ _END_OF_TIME = 1e11
 _NOTED = ("attempts", "interrupted", "suspect")
 """Headers that a node adds, besides those of a redelivery."""
 _ENCODINGS = {"base64": b64decode}
+_TYPED = "__type__"
+"""How kombu names a table that stands for something else, such as a date."""
 
 
 class Message(kombu_message.Message):
@@ -67,11 +71,17 @@ class Message(kombu_message.Message):
             accept=_ACCEPT,
         )
 
-    def ack(self, multiple: bool = False) -> None:
-        """Acknowledge it; one that was buried or put back meanwhile has its end already.
+    def _decode(self) -> Any:
+        """Return what the body says; kombu calls a function for each table in it."""
+        if self.content_type == JSON:
+            with suppress(ValueError):  # kombu's error says what is wrong
+                text = self.body.decode() if isinstance(self.body, bytes) else self.body
+                if _TYPED not in text:
+                    return json.loads(text)
+        return super()._decode()
 
-        Celery acknowledges at the next turn of the event loop.
-        """
+    def ack(self, multiple: bool = False) -> None:
+        """Acknowledge it; one that was buried or put back meanwhile has its end already."""
         if not self.acknowledged:
             super().ack(multiple)
 

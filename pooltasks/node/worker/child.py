@@ -22,7 +22,7 @@ from celery.concurrency.asynpool import Worker
 from celery.utils.log import get_logger
 
 from pooltasks import coroutines
-from pooltasks.broker.results import ResultBackend
+from pooltasks.broker.results import share
 from pooltasks.node.worker.batch_run import BatchRun
 from pooltasks.node.worker.descendants import die_with, lead
 from pooltasks.node.worker.error_reports import ERRED
@@ -40,6 +40,7 @@ from pooltasks.node.workforce.replies import DONE, PART, SKIPPED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pooltasks.broker.results import ResultBackend
     from pooltasks.node.scoreboard.row import Row
     from pooltasks.node.worker.pulse import Pulse
     from pooltasks.node.worker.warmup import Plan
@@ -118,8 +119,8 @@ class WorkerProcess(Worker):
         """Make what runs operations."""
         pool = self.plan.pool
         app = self.initargs[0]
-        keeps = isinstance(app.backend, ResultBackend) and not self._stores
-        self._keeper = app.backend if keeps else None
+        backend = share(app)
+        self._keeper = None if self._stores else backend
         self._shortcut = Shortcut(app)
         self._runner = Runner(app, partial(self._reply, ERRED))
         self.events = [OperationEvents(app, pool, row) for row in self.rows]
