@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,14 +24,11 @@ from benchmarks import flow as controlled
 from benchmarks import resizing as following
 from benchmarks import telemetry as observed
 from benchmarks import traffic as single
-from benchmarks import tuning as parameters
 from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Round, Size, measure
-from benchmarks.policies import comparisons, lines
 from benchmarks.report import table, targets, typical
 from benchmarks.scenarios import PLANS, command
+from benchmarks.simulated import policies, tuning
 from pooltasks.embedded import EmbeddedServer, tied_to_this_process
-from pooltasks.simulator import workloads
-from pooltasks.simulator.traces import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -304,6 +302,18 @@ for name in PLANS:
     show_default=True,
     help="By which a proxy delays what goes to the server, and what comes from it.",
 )
+@click.option(
+    "--picture",
+    "picture_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw CPU and latencies by rate into this file (SVG).",
+)
+@click.option(
+    "--compare",
+    "earlier",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Show what has changed since the run of this file, which --json wrote.",
+)
 @json_file_option
 def traffic(
     *,
@@ -313,13 +323,17 @@ def traffic(
     processes: int,
     candidates: list[Candidate],
     delay_ms: float,
+    picture_path: Path | None,
+    earlier: Path | None,
     json_path: Path | None,
 ) -> None:
     """Measure operations that come one by one, beside others: CPU and latency of each.
 
+    Rates rise. Of a system that does not keep up with one the higher ones are left out.
+
     Exits with 0 whether the bounds hold or not.
     """
-    loads = [single.Load(rate, run, seconds) for run in run_ms for rate in rates]
+    loads = [single.Load(rate, run, seconds) for run in run_ms for rate in sorted(rates)]
     costs: list[single.Cost] = []
     with _server() as (folder, server), delayed(server, delay_ms) as url:
         assert server.pid is not None  # noqa: S101  it has been started
@@ -338,10 +352,11 @@ def traffic(
                 )
             except BrokenRoundError as error:
                 raise click.ClickException(f"{candidate.name}: {error}") from error
-    for line in single.table(costs):
+    compared = single.changes(costs, earlier) if earlier is not None else ()
+    for line in chain(single.table(costs), single.targets(costs), single.ceilings(costs), compared):
         click.echo(line)
-    for target in single.targets(costs):
-        click.echo(target)
+    if picture_path is not None:
+        picture_path.write_text(single.picture(costs), "utf-8")
     _write(json_path, [its.as_json() for its in costs])
 
 
@@ -388,58 +403,8 @@ def imports(rounds: int, json_path: Path | None) -> None:
     _write(json_path, _documents(figures))
 
 
-@main.command()
-@click.option("--workload", "names", multiple=True, help="A workload; all if none is named.")
-@click.option(
-    "--trace",
-    "traces",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A CSV file with a count in the second column of each row, as one more workload.",
-)
-@click.option("--row", type=float, help="Seconds that its rows last.  [default: as it says]")
-@click.option("--seeds", type=click.IntRange(min=2), default=20, show_default=True)
-@click.option("--tuning-seeds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=120), default=1800.0, show_default=True)
-def policies(
-    *,
-    names: tuple[str, ...],
-    traces: tuple[Path, ...],
-    row: float | None,
-    seeds: int,
-    tuning_seeds: int,
-    seconds: float,
-) -> None:
-    """Simulate the default policy beside other autoscalers, each tuned for each workload."""
-    catalogue = workloads.catalogue()
-    if unknown := [name for name in names if name not in catalogue]:
-        raise click.BadParameter(
-            f"there is no {unknown[0]!r}; there are {', '.join(catalogue)}.",
-            param_hint="--workload",
-        )
-    chosen = [catalogue[name] for name in names or (() if traces else tuple(catalogue))]
-    chosen += [workloads.Workload(it.stem, trace(it, row=row)) for it in traces]
-    for comparison in comparisons(chosen, seeds, tuning_seeds, seconds):
-        for line in lines(comparison):
-            click.echo(line)
-
-
-@main.command()
-@click.option("--seeds", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=120), default=1800.0, show_default=True)
-@click.option(
-    "--pictures",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Draw the pictures of docs/tuning.md into this folder, and no table.",
-)
-def tuning(seeds: int, seconds: float, pictures: Path | None) -> None:
-    """Simulate what each parameter of the default policy does: the table of docs/tuning.md."""
-    if pictures is None:
-        for line in parameters.table(seeds, seconds):
-            click.echo(line)
-    else:
-        for name in parameters.PICTURES:
-            click.echo(parameters.draw(name, pictures))
+main.add_command(policies)
+main.add_command(tuning)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,17 @@ meant to be sent until it has run; the operation itself notes it, in the same wa
 
 from __future__ import annotations
 
+import json
 import struct
 import time
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from benchmarks.measure import BrokenRoundError, Producer, processes, running
 from benchmarks.system import LATENCIES_VARIABLE, PROCESSES_VARIABLE
 from benchmarks.telemetry import Figure
+from pooltasks.cli.bench.picture import Chart, svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,9 +30,15 @@ if TYPE_CHECKING:
 _LEAD: Final = 2.0  # seconds of the load before those that count
 _REST: Final = 3.0  # seconds after the start that an idle system has to itself
 _IDLE: Final = 10.0  # seconds for which it is measured idle
-_PATIENCE: Final = 20.0  # seconds for the last operations
+_PATIENCE: Final = 5.0  # seconds for the last operations: who needs longer does not keep up
+_CATCHING_UP: Final = 120.0  # seconds for those of a load that was too much
+_P50, _P99 = 0.05, 0.1  # seconds, of the requirements document
 _LOOK: Final = 0.05
 _SEED: Final = 1
+
+
+class _BehindError(BrokenRoundError):
+    """A system does not keep up with a load."""
 
 
 class Load(NamedTuple):
@@ -114,6 +123,9 @@ def measure(
 ) -> Iterator[Cost]:
     """Put loads on one system, one after the other; yield what each cost.
 
+    Nothing is yielded of a rate that is too much for it, nor of those that follow with the same
+    run.
+
     Args:
         candidate: The system.
         loads: The loads.
@@ -139,39 +151,61 @@ def measure(
             time.sleep(_IDLE)  # the time that is measured
             rested = _Cpu.now(parents, server_pid).since(before)
             idle = (rested.parents + rested.workers) / _IDLE
-            for load in loads:
-                _offer(producer, load._replace(seconds=_LEAD), latencies)
-                before = _Cpu.now(parents, server_pid)
-                sent, cpu, late, seen = _offer(producer, load, latencies)
-                used = _Cpu.now(parents, server_pid).since(before)
-                parent, its_workers, its_server = (1000 * its / sent for its in used)
-                yield Cost(
-                    candidate.name,
-                    load.rate,
-                    load.run,
-                    producer=1000 * cpu / sent,
-                    parent=parent,
-                    workers=its_workers,
-                    server=its_server,
-                    idle=idle,
-                    p50=seen[len(seen) // 2],
-                    p99=seen[len(seen) * 99 // 100],
-                    p999=seen[len(seen) * 999 // 1000],
-                    sender_late=late,
-                )
+            for _, those in groupby(loads, key=lambda load: load.run):
+                for load in those:
+                    try:
+                        _offer(producer, load._replace(seconds=_LEAD), latencies)
+                        before = _Cpu.now(parents, server_pid)
+                        offered = _offer(producer, load, latencies)
+                    except _BehindError:
+                        _offer(producer, Load(50.0, 0.0, 1.0), latencies, _CATCHING_UP)
+                        break
+                    used = _Cpu.now(parents, server_pid).since(before)
+                    yield _cost(candidate.name, load, idle, used, offered)
 
 
-def _offer(producer: Producer, load: Load, folder: Path) -> tuple[int, float, float, list[float]]:
-    """Have a load sent; return how many, the CPU time, how late, and the latencies in order."""
+def _cost(system: str, load: Load, idle: float, used: _Cpu, offered: _Offered) -> Cost:
+    sent, cpu, late, seen = offered
+    parent, workers, server = (1000 * its / sent for its in used)
+    return Cost(
+        system,
+        load.rate,
+        load.run,
+        producer=1000 * cpu / sent,
+        parent=parent,
+        workers=workers,
+        server=server,
+        idle=idle,
+        p50=seen[len(seen) // 2],
+        p99=seen[len(seen) * 99 // 100],
+        p999=seen[len(seen) * 999 // 1000],
+        sender_late=late,
+    )
+
+
+class _Offered(NamedTuple):
+    """What was sent, and how it went."""
+
+    sent: int
+    cpu: float
+    """Seconds of the producer."""
+    late: float
+    """Seconds that the sender was late at the most."""
+    latencies: list[float]
+    """Seconds, in order."""
+
+
+def _offer(producer: Producer, load: Load, folder: Path, patience: float = _PATIENCE) -> _Offered:
+    """Have a load sent, and wait until all of it has run."""
     for file in folder.iterdir():
         file.unlink()
     sent, cpu, late = producer.ask("offer", [load.rate, load.seconds, load.run, _SEED])
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     while len(seen := _read(folder)) < sent:
         if time.monotonic() > deadline:
-            raise BrokenRoundError(f"{len(seen)} of {sent} operations have run")
+            raise _BehindError(f"{len(seen)} of {sent} operations have run")
         time.sleep(_LOOK)
-    return sent, cpu, late, sorted(seen)
+    return _Offered(sent, cpu, late, sorted(seen))
 
 
 def _read(folder: Path) -> list[float]:
@@ -209,3 +243,47 @@ def targets(costs: Sequence[Cost]) -> Iterator[Figure]:
                 continue
             yield Figure(f"{load}: CPU ÷ {other.system}", ours.together / other.together, "", 1.0)
             yield Figure(f"{load}: p99 ÷ {other.system}", ours.p99 / other.p99, "", 1.0)
+
+
+def ceilings(costs: Sequence[Cost]) -> Iterator[str]:
+    """Yield the highest rate of each system at which latencies are within the document's bounds."""
+    for (system, run), its in groupby(costs, key=lambda cost: (cost.system, cost.run)):
+        kept = [cost.rate for cost in its if cost.p50 < _P50 and cost.p99 < _P99]
+        most = f"{max(kept):g}/s" if kept else "at no rate"
+        yield (
+            f"{system}: p50 < {1000 * _P50:g} and p99 < {1000 * _P99:g} ms at {1000 * run:g} ms a "
+            f"run up to {most}"
+        )
+
+
+def changes(costs: Sequence[Cost], earlier: Path) -> Iterator[str]:
+    """Yield what has changed since an earlier run, as ``--json`` has written it."""
+    before = {
+        (each["system"], each["rate"], each["run"]): each
+        for each in json.loads(earlier.read_text("utf-8"))
+    }
+    for its in costs:
+        was = before.get((its.system, its.rate, its.run))
+        if was is not None:
+            yield (
+                f"{its.system} at {its.rate:g}/s of {1000 * its.run:g} ms: CPU "
+                f"{its.together / was['together'] - 1:+.0%}, p50 {its.p50 / was['p50'] - 1:+.0%}, "
+                f"p99 {its.p99 / was['p99'] - 1:+.0%}"
+            )
+
+
+def picture(costs: Sequence[Cost]) -> str:
+    """Return a picture of CPU and latencies by rate, SVG."""
+    charts = []
+    for run in sorted({cost.run for cost in costs}):
+        for what, values in (
+            ("CPU of an operation", [cost.together for cost in costs]),
+            ("Latency, p50", [1000 * cost.p50 for cost in costs]),
+            ("Latency, p99", [1000 * cost.p99 for cost in costs]),
+        ):
+            lines: dict[str, list[tuple[float, float]]] = {}
+            for cost, value in zip(costs, values, strict=True):
+                if cost.run == run:
+                    lines.setdefault(cost.system, []).append((cost.rate, value))
+            charts.append(Chart(f"{what}, run {1000 * run:g} ms", "ms", lines, axis="/s"))
+    return svg(charts, max(cost.rate for cost in costs))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import time
-from typing import Any
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from benchmarks import producer, traffic
 from benchmarks.system import LATENCIES_VARIABLE, run_and_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Sent:
@@ -90,3 +95,32 @@ def test_ours_is_judged_beside_each_other_system_under_the_same_load() -> None:
     lines = [*traffic.table(costs)]
     assert len(lines) == 6
     assert len({len(line) for line in lines[2:]}) == 1
+
+
+def test_the_ceiling_of_a_system_is_the_highest_rate_with_short_latencies() -> None:
+    costs = [
+        cost(rate=500.0),
+        cost(rate=1000.0, p99=0.09),
+        cost(rate=1500.0, p99=0.2),
+        cost(system="celery", p50=0.06),
+    ]
+    assert [*traffic.ceilings(costs)] == [
+        "pooltasks: p50 < 50 and p99 < 100 ms at 5 ms a run up to 1000/s",
+        "celery: p50 < 50 and p99 < 100 ms at 5 ms a run at no rate",
+    ]
+
+
+def test_a_run_is_compared_with_an_earlier_one(tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps([cost().as_json(), cost(rate=50.0).as_json()]))
+    costs = [cost(parent=0.1, p99=0.015), cost(rate=900.0)]
+    assert [*traffic.changes(costs, earlier)] == [
+        "pooltasks at 500/s of 5 ms: CPU -20%, p50 +0%, p99 +50%"
+    ]
+
+
+def test_a_picture_has_a_line_of_each_system_for_each_run() -> None:
+    costs = [cost(system=system, run=run) for run in (0.0, 0.005) for system in ("a", "b")]
+    drawn = ET.fromstring(traffic.picture(costs))  # noqa: S314  our own
+    lines = drawn.findall(".//{http://www.w3.org/2000/svg}polyline")
+    assert len(lines) == 2 * 2 * 3

@@ -1,4 +1,4 @@
-"""Pictures of a load: lines over its seconds, an SVG file."""
+"""Pictures of loads: lines over their seconds, or over something else; an SVG file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pooltasks.cli.bench.loaded import Loaded
 
     Points = Sequence[tuple[float, float]]
-    """Seconds, and the value then."""
+    """Seconds, or what else the axis has, and the value there."""
 
 _WIDTH, _HEIGHT = 900.0, 160.0  # of a drawing area, pixels
 _LEFT, _TOP, _RIGHT, _BOTTOM = 60.0, 40.0, 220.0, 30.0
@@ -30,12 +30,14 @@ class Chart:
     lines: Mapping[str, Points]
     bound: float | None = None
     """Drawn across."""
+    axis: str = "s"
+    """The unit of the axis."""
 
-    def draw(self, seconds: float) -> Iterator[str]:
+    def draw(self, length: float) -> Iterator[str]:
         """Yield its elements, the upper left corner at (0, 0).
 
         Args:
-            seconds: The length of the time axis.
+            length: Of the axis, in its unit.
         """
         values = [value for points in self.lines.values() for _, value in points]
         top = 1.05 * max([*values, self.bound or 0.0]) or 1.0
@@ -47,10 +49,10 @@ class Chart:
             y = _y(value, top)
             yield f'<path d="M{_LEFT} {y:.1f}h{_WIDTH}" stroke="#eee"/>'
             yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-        for second in ticks(seconds):
-            x = _x(second, seconds)
+        for value in ticks(length):
+            x = _x(value, length)
             place = f'x="{x:.1f}" y="{_TOP + _HEIGHT + 16}" text-anchor="middle"'
-            yield f"<text {place}>{second:g} s</text>"
+            yield f"<text {place}>{value:g} {escape(self.axis)}</text>"
         if self.bound is not None:
             yield (
                 f'<path d="M{_LEFT} {_y(self.bound, top):.1f}h{_WIDTH}" stroke="#b00" '
@@ -58,14 +60,14 @@ class Chart:
             )
         for number, (name, points) in enumerate(self.lines.items()):
             color = COLORS[number % len(COLORS)]
-            path = " ".join(f"{_x(at, seconds):.1f},{_y(value, top):.1f}" for at, value in points)
+            path = " ".join(f"{_x(at, length):.1f},{_y(value, top):.1f}" for at, value in points)
             yield (f'<polyline fill="none" stroke="{color}" stroke-width="1.5" points="{path}"/>')
             x, y = _LEFT + _WIDTH + 8, _TOP + 16 * (number + 1)
             yield f'<path d="M{x} {y - 4}h18" stroke-width="2" stroke="{color}"/>'
             yield f'<text x="{x + 24}" y="{y}">{escape(name)}</text>'
 
 
-def svg(charts: Sequence[Chart], seconds: float) -> str:
+def svg(charts: Sequence[Chart], length: float) -> str:
     """Return the picture of at least one chart, one under the other."""
     width, height = _LEFT + _WIDTH + _RIGHT, _CHART * len(charts)
     parts = [
@@ -77,7 +79,7 @@ def svg(charts: Sequence[Chart], seconds: float) -> str:
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for number, chart in enumerate(charts):
-        drawn = chart.draw(seconds)
+        drawn = chart.draw(length)
         parts += [f'<g transform="translate(0 {number * _CHART:g})">', *drawn, "</g>"]
     return "\n".join([*parts, "</svg>", ""])
 
@@ -112,8 +114,8 @@ def of_the_load(loaded: Loaded) -> list[Chart]:
     ]
 
 
-def _x(second: float, seconds: float) -> float:
-    return _LEFT + _WIDTH * second / seconds
+def _x(at: float, length: float) -> float:
+    return _LEFT + _WIDTH * at / length
 
 
 def _y(value: float, top: float) -> float:
