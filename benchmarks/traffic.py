@@ -249,10 +249,10 @@ def ceilings(costs: Sequence[Cost]) -> Iterator[str]:
     """Yield the highest rate of each system at which latencies are within the document's bounds."""
     for (system, run), its in groupby(costs, key=lambda cost: (cost.system, cost.run)):
         kept = [cost.rate for cost in its if cost.p50 < _P50 and cost.p99 < _P99]
-        most = f"{max(kept):g}/s" if kept else "at no rate"
+        most = f"up to {max(kept):g}/s" if kept else "at no rate"
         yield (
             f"{system}: p50 < {1000 * _P50:g} and p99 < {1000 * _P99:g} ms at {1000 * run:g} ms a "
-            f"run up to {most}"
+            f"run {most}"
         )
 
 
