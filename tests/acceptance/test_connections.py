@@ -188,3 +188,16 @@ def test_a_malformed_url_is_one_error_without_the_password(tmp_path: Path, url: 
         assert "Traceback" not in completed.stderr
         assert_is_secret(completed.stdout + completed.stderr)
     deployment.redis.close()
+
+
+def test_a_node_has_room_for_as_many_after_celerys_connection_broke(deployment: Deployment) -> None:
+    app = deployment.configure(CONFIGURATION.replace("pool_size = 1", "pool_size = 4"))
+    deployment.start_node("-Q", "pool.code")
+    deployment.wait_for_warm(4)
+    pool = Pool("code", app=app)
+    results = [pool.submit("sample_operations.occupy", [8.0]) for _ in range(3)]
+    wait_until(lambda: deployment.reserved() == 3, "the node has them")
+    deployment.redis.client_kill_filter(_type="pubsub")
+    wait_until(lambda: "Connection to broker lost" in deployment.log(), "Celery says so")
+    assert wait_until(deployment.status, "the node answers again")["prefetch"] == 4
+    assert all(result.get(timeout=DEADLINE) for result in results)
