@@ -141,7 +141,7 @@ class LightNode:
         settings = app.pooltasks.settings.pool_settings(pool)
         queue = keys.queue(pool)
         self.intake = Intake(app, queue, settings, lambda: room if self.is_open else 0, ())
-        self.intake.on_lost = self._died  # type: ignore[method-assign]
+        self.intake.on_lost = self._died
         self.intake.on_message = self._take
         self.intake.session.open()
         self.intake.start(self._hub)

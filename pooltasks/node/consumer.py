@@ -176,8 +176,6 @@ class NodeConsumer(Consumer):
         self._hearing = Hearing()
         extension = self.app.pooltasks
         if extension.settings.broker_transport == "pooltasks":
-            # What is reserved does not hang on Celery's connection.
-            self.app.conf.worker_enable_prefetch_count_reduction = False
             queue = keys.queue(extension.pool)
             self.intake = Intake(
                 self.app,
@@ -186,7 +184,8 @@ class NodeConsumer(Consumer):
                 partial(self._allowed, self.pool),
                 state.revoked,
             )
-            self.intake.on_lost = self._forget_what_has_not_begun  # type: ignore[method-assign]
+            self.intake.on_lost = self._forget_what_has_not_begun
+            self.intake.on_delivered = self.pool.hand_out
             # Results outlive the connection over which their operations came.
             self.intake.reservations.completion.results = self.pool.results
             self.pool.intake = self.pool.claims.intake = self.intake

@@ -223,6 +223,9 @@ class OneWorker:
 
     # Calls of the node.
 
+    def hand_out(self) -> None:
+        """Do nothing: what is submitted is the worker's at once."""
+
     def submit(
         self,
         call: Call,

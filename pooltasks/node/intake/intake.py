@@ -88,7 +88,6 @@ class Intake:
         self._dead_letters = settings.dead_letters
         prefix = app.conf.broker_transport_options.get("global_keyprefix", "")
         names = Names(queue, prefix, app.conf.broker_transport_options.get("sep"))
-        priorities = settings.priorities
         limited = limited_operations(app, queue)
         fair = any(limits.fair for limits in limited.values())
         self.session = NodeSession(
@@ -96,13 +95,13 @@ class Intake:
             Connector(app),
             self,
             app.pooltasks.settings.version,
-            priorities=bool(priorities),
+            priorities=bool(settings.priorities),
             fair=fair,
             limited=map(quoted, limited),
         )
         self.reservations = Reservations(
             self.session,
-            priorities or (0,),
+            settings.priorities or (0,),
             settings.max_deliveries - 1,
             limited=bool(limited),
             fair=fair,
@@ -115,6 +114,10 @@ class Intake:
         """Messages that the node may hold if all its workers are warm; 0: no limit."""
         self.on_message: Callable[[Message], None] | None = None
         """Takes each message; None while Celery's consumer is not ready."""
+        self.on_lost: Callable[[], object] = int
+        """Called when the node was taken for dead; the consumer forgets what has not begun."""
+        self.on_delivered: Callable[[], object] = int
+        """Called when all messages of a reservation have been taken."""
         self.errors: ErrorLog | None = None
         """Counts what cannot be read, once the node's pool has started."""
         self._hub: Any = None
@@ -165,9 +168,6 @@ class Intake:
         """Leave what has not begun to the nodes that have it now."""
         self.reservations.forget()
         self.on_lost()
-
-    def on_lost(self) -> None:
-        """Called when the node was taken for dead; the consumer forgets what has not begun."""
 
     def on_refusal(self, error: Exception) -> None:
         """Leave a server that refuses alone for a moment."""
@@ -263,6 +263,7 @@ class Intake:
                 self._controls.hand_on(message, self._deliver)
             else:
                 self.on_message(message)
+        self.on_delivered()
         if postponed:
             self.reservations.postpone(postponed)
         self._controls.give_back_keyed()
@@ -381,9 +382,8 @@ class Intake:
 
     def leave(self, seconds: float) -> None:
         """Complete what is finished, put back the rest, and end."""
-        if self._timer is not None:
-            self._timer.cancel()
         if self._hub is not None:
+            self._timer.cancel()
             self._hub.on_tick.discard(self.turn)
         self.on_message = None
         self.reservations.intake_lost()

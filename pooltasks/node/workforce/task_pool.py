@@ -159,6 +159,10 @@ class TaskPool(prefork.TaskPool):
         """Return whether the pool takes operations."""
         return self._pool is not None and self._pool.is_running()
 
+    def hand_out(self) -> None:
+        """Write what waits to workers that have room, without the loop's next turn."""
+        self._pool.dispatch.hand_out()
+
     def recall(self) -> None:
         """Have no worker begin anything more."""
         self._pool.dispatch.recall()
