@@ -51,6 +51,13 @@ def chosen(_: click.Context, __: click.Parameter, value: str | None) -> list[Can
     return [modules[name] for name in names]
 
 
+delay_option = click.option(
+    "--delay-ms",
+    type=click.FloatRange(0, 1000),
+    default=0,
+    show_default=True,
+    help="By which a proxy delays what goes to the server, and what comes from it.",
+)
 json_file_option = click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file."
 )
@@ -128,12 +135,15 @@ def main() -> None:
     metavar="A,B",
     help=f"Only these systems: {', '.join(candidate.module for candidate in CANDIDATES)}.",
 )
+@delay_option
 @json_file_option
 def broker(
+    *,
     rounds: int,
     operations: int,
     round_trips: int,
     candidates: list[Candidate],
+    delay_ms: float,
     json_path: Path | None,
 ) -> None:
     """Measure the way of an operation through the broker, and back.
@@ -146,7 +156,11 @@ def broker(
     versions: dict[str, dict[str, str]] = {}
     failures: dict[str, str] = {}
     size = Size(operations, round_trips)
-    with _server() as (folder, server), redis.Redis.from_url(server.url) as client:
+    with (
+        _server() as (folder, server),
+        redis.Redis.from_url(server.url) as client,
+        delayed(server, delay_ms) as url,
+    ):
         server_version = client.info("server").get("valkey_version")
         for number in range(1, rounds + 1):
             measured.append({})
@@ -155,9 +169,7 @@ def broker(
                     continue
                 click.echo(f"round {number} of {rounds}: {candidate.name}", err=True)
                 try:
-                    result, versions[candidate.name] = measure(
-                        candidate, size, client, server.url, folder
-                    )
+                    result, versions[candidate.name] = measure(candidate, size, client, url, folder)
                 except BrokenRoundError as error:
                     failures[candidate.name] = str(error)
                 else:
@@ -295,13 +307,7 @@ for name in PLANS:
     callback=chosen,
     help="Systems, separated by commas.",
 )
-@click.option(
-    "--delay-ms",
-    type=click.FloatRange(0, 1000),
-    default=0,
-    show_default=True,
-    help="By which a proxy delays what goes to the server, and what comes from it.",
-)
+@delay_option
 @click.option(
     "--picture",
     "picture_path",
