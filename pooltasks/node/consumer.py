@@ -44,7 +44,7 @@ _LONGEST_PAUSE = 0.5
 _ADOPT_AGAIN = 10.0
 """Seconds after which what an earlier version left is looked for again, while its nodes run."""
 _SHORT_ONES = 256
-"""Short operations that a node has ahead of time: in some 25 ms it comes round to all of them."""
+"""Short operations that a node may hold: about 25 ms of its own work."""
 _UNION = 1.0
 """Seconds for which a node that starts waits for the others' answers, as Celery does."""
 _REUNION = 0.2

@@ -238,6 +238,40 @@ def test_what_waits_behind_a_long_run_is_taken_back() -> None:
     assert not process.lane.turn.begin(2)
 
 
+def test_a_worker_whose_short_operation_takes_long_gets_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Pool(2)
+    pool.knows("op", 0.0001)
+    pool.submit()
+    pool.hand_out()
+    (held_up,) = (its for its in pool.processes if its.lane.jobs)
+    begun = time.monotonic_ns() - 1_000_000_000
+    with monkeypatch.context() as patched:
+        patched.setattr("pooltasks.node.worker.turn.time.monotonic_ns", lambda: begun)
+        held_up.lane.turn.begin(1)
+    for _ in range(3):
+        pool.submit()
+    pool.hand_out()
+    assert sorted(pool.loads()) == [1, 3]
+    assert len(held_up.lane.jobs) == 1
+
+
+def test_what_was_taken_back_from_a_worker_does_not_go_there_again() -> None:
+    pool = Pool(2)
+    pool.knows("op", 0.0001)
+    for _ in range(3):
+        pool.submit()
+    pool.hand_out()
+    (held_up,) = (its for its in pool.processes if its.lane.jobs)
+    held_up.lane.turn.begin(1)
+    for _ in range(2):
+        pool.look(time.monotonic() + 1)
+    assert len(pool.waiting) == 2
+    pool.hand_out()
+    assert sorted(pool.loads()) == [1, 2]
+
+
 def test_what_the_worker_left_out_before_the_node_took_it_back_is_not_lost() -> None:
     pool = Pool(1)
     pool.knows("op", 0.0001)

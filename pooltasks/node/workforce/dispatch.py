@@ -19,14 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pooltasks.broker.results import StoredResult
 from pooltasks.node.worker.outcome import UNTOLD, Ending
 from pooltasks.node.workforce.jobs import LONG, Blame, Job
-from pooltasks.node.workforce.sharing import (
-    AHEAD,
-    MOST,
-    TOGETHER,
-    fits,
-    least_loaded,
-    share_out,
-)
+from pooltasks.node.workforce.sharing import AHEAD, MOST, TOGETHER, fits, least_loaded, share_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, MutableMapping
@@ -166,6 +159,8 @@ class Dispatch:
         if self._slots > 1:
             self._fill(worker for worker in open_to if not worker.lane.is_stuck())
             return
+        now = time.monotonic()
+        open_to = [worker for worker in open_to if not worker.lane.is_held_up(now)]
         free = self._in_order(open_to)
         # The others have enough for now: few long writes cost less than many short ones.
         hungry = [worker for worker in open_to if worker.lane.load <= self.ahead / 2]

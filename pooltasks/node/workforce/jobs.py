@@ -303,6 +303,10 @@ class Lane:
         since = self.turn.running().get(number)
         return since is not None and now - since >= LONG
 
+    def is_held_up(self, now: float) -> bool:
+        """Return whether a worker with one slot takes longer than its short operations should."""
+        return bool(self.jobs) and (self.is_stuck() or self.is_long(self.turn.last(), now))
+
     def take(self, number: int) -> Job | None:
         """Remove and return the operation of that number."""
         job = self.jobs.pop(number, None)
