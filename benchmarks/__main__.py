@@ -28,6 +28,7 @@ from benchmarks.measure import CANDIDATES, BrokenRoundError, Candidate, Round, S
 from benchmarks.report import table, targets, typical
 from benchmarks.scenarios import PLANS, command
 from benchmarks.simulated import policies, tuning
+from benchmarks.system import PROCESSES_VARIABLE
 from pooltasks.embedded import EmbeddedServer, tied_to_this_process
 
 if TYPE_CHECKING:
@@ -135,6 +136,13 @@ def main() -> None:
     metavar="A,B",
     help=f"Only these systems: {', '.join(candidate.module for candidate in CANDIDATES)}.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Worker processes of each system.",
+)
 @delay_option
 @json_file_option
 def broker(
@@ -142,6 +150,7 @@ def broker(
     rounds: int,
     operations: int,
     round_trips: int,
+    processes: int,
     candidates: list[Candidate],
     delay_ms: float,
     json_path: Path | None,
@@ -156,6 +165,7 @@ def broker(
     versions: dict[str, dict[str, str]] = {}
     failures: dict[str, str] = {}
     size = Size(operations, round_trips)
+    os.environ[PROCESSES_VARIABLE] = str(processes)
     with (
         _server() as (folder, server),
         redis.Redis.from_url(server.url) as client,
