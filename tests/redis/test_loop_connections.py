@@ -408,7 +408,8 @@ def test_a_client_without_its_certificate_is_refused(tls):
     its = {"ssl_ca_certs": options["ssl_ca_certs"], "ssl_cert_reqs": "required"}
     with (
         application(url_of(port, its)) as app,
-        pytest.raises(OperationalError, match=r"(?i)certificate"),
+        # The server closes a connection with unread data on it: its alert may get lost.
+        pytest.raises(OperationalError, match=r"(?i)certificate|reset by peer"),
     ):
         asyncio.run(within(app.tasks[double.name].adelay(1)))
 
