@@ -276,14 +276,17 @@ def picture(costs: Sequence[Cost]) -> str:
     """Return a picture of CPU and latencies by rate, SVG."""
     charts = []
     for run in sorted({cost.run for cost in costs}):
-        for what, values in (
-            ("CPU of an operation", [cost.together for cost in costs]),
-            ("Latency, p50", [1000 * cost.p50 for cost in costs]),
-            ("Latency, p99", [1000 * cost.p99 for cost in costs]),
+        for what, values, bound in (
+            ("CPU of an operation", [cost.together for cost in costs], None),
+            ("Latency, p50", [1000 * cost.p50 for cost in costs], 1000 * _P50),
+            ("Latency, p99", [1000 * cost.p99 for cost in costs], 1000 * _P99),
         ):
+            # What is far beyond a bound would flatten all that is within it.
+            most = float("inf") if bound is None else 2 * bound
             lines: dict[str, list[tuple[float, float]]] = {}
             for cost, value in zip(costs, values, strict=True):
                 if cost.run == run:
-                    lines.setdefault(cost.system, []).append((cost.rate, value))
-            charts.append(Chart(f"{what}, run {1000 * run:g} ms", "ms", lines, axis="/s"))
+                    lines.setdefault(cost.system, []).append((cost.rate, min(value, most)))
+            title = f"{what}, run {1000 * run:g} ms"
+            charts.append(Chart(title, "ms", lines, bound=bound, axis="/s"))
     return svg(charts, max(cost.rate for cost in costs))
