@@ -184,9 +184,9 @@ def test_a_lazy_worker_warms_up_once_before_its_first_operations(deployment: Dep
     results = [submit(pool, "probe") for _ in range(30)]
     found = outcomes(results)
     assert all(its["warm"] for its in found)
-    assert {its["pid"] for its in found} == {
-        worker["pid"] for worker in workers_of(deployment, pool)
-    }
+    # The one that is warm first may have run all of them meanwhile; both have room for five.
+    both = outcomes([submit(pool, "occupy", 1.0) for _ in range(10)])
+    assert set(both) == {worker["pid"] for worker in workers_of(deployment, pool)}
     assert deployment.redis.get("warm-ups") == "2"
 
 
