@@ -18,8 +18,8 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from kombu.exceptions import OperationalError
 
-from benchmarks.measure import ROOT, BrokenRoundError, running
-from benchmarks.system import program
+from benchmarks.measure import BrokenRoundError
+from benchmarks.nodes import configure, serving
 from benchmarks.telemetry import Figure
 from pooltasks import Pool, operation
 
@@ -205,15 +205,8 @@ def measure(
     Raises:
         BrokenRoundError: The node did not become warm or ended, or an answer was wrong.
     """
-    configuration = folder / "pools.toml"
-    configuration.write_text(_configuration(workers), "utf-8")
-    os.environ |= {
-        "POOLTASKS_REDIS_URL": url,
-        "POOLTASKS_CONFIG": str(configuration),
-        "PYTHONPATH": str(ROOT),
-    }
-    node = [program("celery"), "-A", "pooltasks", "worker", "-l", "warning", "-Q", f"pool.{_POOL}"]
-    with running([node], dict(os.environ), folder):
+    configure(_configuration(workers), url, folder)
+    with serving(_POOL, folder=folder):
         _wait_until_warm(workers)
         return asyncio.run(_figures(server, seconds, requests))
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.measure import ROOT, running
-from benchmarks.system import program
+from benchmarks.nodes import configure, serving
 from pooltasks import Pool, app, keys, operation
 from pooltasks.broker.client import redis_client
 
@@ -44,8 +42,7 @@ def report(
         run: Seconds that each call takes.
         workers: Of the node.
     """
-    configuration = folder / "pools.toml"
-    configuration.write_text(
+    configure(
         f"""
         [pools.{_POOL}]
         imports = ["benchmarks.fairness"]
@@ -54,16 +51,10 @@ def report(
         enable_optimizer = false
         checkout_timeout = 86400
         """,
-        "utf-8",
+        url,
+        folder,
     )
-    os.environ |= {
-        "POOLTASKS_REDIS_URL": url,
-        "POOLTASKS_CONFIG": str(configuration),
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [program("celery"), "-A", "pooltasks", "worker", "-l", "warning"]
-    node = [*command, "-Q", f"pool.{_POOL}", "-n", "tenants@%h"]
-    with running([node], dict(os.environ), folder):
+    with serving(_POOL, folder=folder):
         _waits(2, 0.0)  # until the node serves
         alone = _waits(seconds, run)
         Pool(_POOL).submit_many(serve, ((_FLOOD, 0.0, run) for _ in range(flood)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.measure import ROOT, BrokenRoundError, running
-from benchmarks.system import program
+from benchmarks.measure import BrokenRoundError
+from benchmarks.nodes import configure, serving
 from benchmarks.telemetry import Figure
 from pooltasks import Pool, app, keys, operation
 from pooltasks.broker.client import redis_client
@@ -60,8 +59,7 @@ def measure(
         folder: For the nodes' logs and configuration.
         say: Tells the progress.
     """
-    configuration = folder / "pools.toml"
-    configuration.write_text(
+    configure(
         "".join(
             f"""
             [pools.{pool}]
@@ -73,13 +71,9 @@ def measure(
             """
             for pool in ("plain", "keyed", "fair")
         ),
-        "utf-8",
+        url,
+        folder,
     )
-    os.environ |= {
-        "POOLTASKS_REDIS_URL": url,
-        "POOLTASKS_CONFIG": str(configuration),
-        "PYTHONPATH": str(ROOT),
-    }
     rates: dict[str, list[float]] = {name: [] for name in _DRAINS}
     for number in range(rounds):
         for name, (task, many) in _DRAINS.items():
@@ -105,11 +99,9 @@ def _drain(task: Any, many: int, operations: int, folder: Path) -> float:
     Pool(task.pool).submit_many(
         task, ((f"tenant-{n % many}", n) if many else (n,) for n in range(operations))
     )
-    command = [program("celery"), "-A", "pooltasks", "worker", "-l", "warning"]
-    node = [*command, "-Q", f"pool.{task.pool}", "-n", f"{task.pool}@%h"]
     begun = since = 0.0
     deadline = time.monotonic() + _PATIENCE
-    with running([node], dict(os.environ), folder):
+    with serving(task.pool, folder=folder):
         while left := _left(client, task.pool):
             now = time.monotonic()
             if not begun and left <= operations * (1 - _UNCOUNTED):

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.measure import ROOT, BrokenRoundError, running
-from benchmarks.system import program
+from benchmarks.measure import BrokenRoundError
+from benchmarks.nodes import configure, serving
 from benchmarks.telemetry import Figure
 from pooltasks import app, operation
 from pooltasks.broker.client import redis_client
@@ -106,16 +106,8 @@ def figures(rounds: int, url: str, folder: Path) -> list[Figure]:
     Raises:
         BrokenRoundError: A node did not do its task.
     """
-    configuration = folder / "pools.toml"
-    configuration.write_text(CONFIGURATION, "utf-8")
-    os.environ |= {
-        "POOLTASKS_REDIS_URL": url,
-        "POOLTASKS_CONFIG": str(configuration),
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [program("celery"), "-A", "pooltasks", "worker", "-l", "warning", "-Q"]
-    nodes = [[*command, f"pool.{pool}", "-n", f"{pool}@%h"] for pool in (_FORKS, _SPARES)]
-    with running(nodes, dict(os.environ), folder) as (forks_pid, spares_pid):
+    configure(CONFIGURATION, url, folder)
+    with serving(_FORKS, _SPARES, folder=folder) as (forks_pid, spares_pid):
         client = redis_client(app)
         forked = _forks(Node(_FORKS, forks_pid), 10 * rounds)
         spares = Node(_SPARES, spares_pid)

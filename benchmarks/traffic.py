@@ -281,7 +281,7 @@ def picture(costs: Sequence[Cost]) -> str:
             ("Latency, p50", [1000 * cost.p50 for cost in costs], 1000 * _P50),
             ("Latency, p99", [1000 * cost.p99 for cost in costs], 1000 * _P99),
         ):
-            # What is far beyond a bound would flatten all that is within it.
+            # A latency far beyond its bound would flatten the other lines.
             most = float("inf") if bound is None else 2 * bound
             lines: dict[str, list[tuple[float, float]]] = {}
             for cost, value in zip(costs, values, strict=True):
