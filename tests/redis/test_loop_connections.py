@@ -406,12 +406,13 @@ def test_a_certificate_of_another_authority_is_refused(tls, certificates):
 def test_a_client_without_its_certificate_is_refused(tls):
     port, options, _ = tls
     its = {"ssl_ca_certs": options["ssl_ca_certs"], "ssl_cert_reqs": "required"}
-    with (
-        application(url_of(port, its)) as app,
-        # The server closes a connection with unread data on it: its alert may get lost.
-        pytest.raises(OperationalError, match=r"(?i)certificate|reset by peer"),
-    ):
-        asyncio.run(within(app.tasks[double.name].adelay(1)))
+    said = []
+    # The server closes a connection with unread data on it, so its alert may get lost: once more.
+    while len(said) < 10 and not any("certificate" in each.lower() for each in said):
+        with application(url_of(port, its)) as app, pytest.raises(OperationalError) as refused:
+            asyncio.run(within(app.tasks[double.name].adelay(1)))
+        said.append(str(refused.value))
+    assert "certificate" in said[-1].lower(), said
 
 
 @pytest.mark.timing
