@@ -89,9 +89,10 @@ def test_workers_are_recycled_one_at_a_time_behind_a_warm_replacement(
         seen.append(node.status())
         return not workers & {worker["pid"] for worker in seen[-1]["workers"]}
 
-    results = [pool.submit("sample_operations.echo", [number]) for number in range(100)]
+    # Of operations this long each worker gets its share. One worker may run all that are very short.
+    results = [pool.submit("sample_operations.occupy", [0.02]) for _ in range(100)]
     wait_until(lambda: replaced(first), "both are replaced")
-    assert [result.get(timeout=DEADLINE) for result in results] == list(range(100))
+    assert first <= {result.get(timeout=DEADLINE) for result in results}
 
     fat = pool.execute("sample_operations.keep_in_memory", [300], timeout=DEADLINE)
     wait_until(lambda: replaced({fat}), "the one with too much memory is replaced")
