@@ -89,7 +89,7 @@ def test_workers_are_recycled_one_at_a_time_behind_a_warm_replacement(
         seen.append(node.status())
         return not workers & {worker["pid"] for worker in seen[-1]["workers"]}
 
-    # Of operations this long each worker gets its share. One worker may run all that are very short.
+    # Each worker gets its share of operations this long. One may run all that are very short.
     results = [pool.submit("sample_operations.occupy", [0.02]) for _ in range(100)]
     wait_until(lambda: replaced(first), "both are replaced")
     assert first <= {result.get(timeout=DEADLINE) for result in results}

@@ -565,13 +565,14 @@ def test_a_failure_is_told_before_operations_and_never_completed_by_its_worker()
     assert pool.waiting[0] is failure
 
 
-def test_who_ran_beside_a_failure_that_killed_the_worker_is_innocent() -> None:
+def test_who_ran_beside_a_failure_may_be_the_reason() -> None:
+    """Taken for innocent, an operation that kills its worker came back beside the next failure."""
     pool = Pool(1, slots=2)
     pool.submit(kind=Kind.FAILURE)
     pool.submit()
     pool.hand_out()
     begin(pool.processes[0])
-    assert lose(pool)[1] is Blame.INNOCENT
+    assert lose(pool)[1] is Blame.SUSPECT
 
 
 def test_a_new_connection_forgets_operations_and_keeps_failures() -> None:

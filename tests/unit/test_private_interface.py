@@ -77,7 +77,7 @@ READ = {
     "celery.app.task": {"_app", "_dump_pydantic_arguments", "_get_exec_options"},
     "celery.backends.redis": {"_transport_options"},
     "celery.concurrency.asynpool": {"_sentinel_poll"},
-    "celery.result": {"_maybe_set_cache"},
+    "celery.result": {"_maybe_set_cache", "_set_task_join_will_block"},
     "celery.utils.collections": {"_to_keys"},
     "billiard.pool": {"_job_terminated", "_process_by_pid", "_timeout", "_worker_pid", "_write_to"},
     "billiard.process": {"_config", "_controlled_termination", "_is_alive", "_name"},

@@ -23,6 +23,7 @@ from celery.utils.log import get_logger
 
 from pooltasks import coroutines
 from pooltasks.broker.results import share
+from pooltasks.node.worker import joining
 from pooltasks.node.worker.batch_run import BatchRun
 from pooltasks.node.worker.descendants import die_with, lead
 from pooltasks.node.worker.error_reports import ERRED
@@ -112,6 +113,7 @@ class WorkerProcess(Worker):
         self._outq_fd = self.outq._writer.fileno()  # noqa: SLF001  billiard's name
         self.outq.put = self._write  # billiard's own messages: it is up, and it ends
         lead(self.inq._reader.fileno(), self._outq_fd)  # noqa: SLF001  billiard's name
+        joining.separate()
         self.prepare()
         self._begin()
 

@@ -169,10 +169,7 @@ class Job(ApplyResult):
     def lose(self) -> None:
         """Note what the death of its worker, with all that was running there, says about it."""
         others = [job for job in self._write_to.lane.jobs.values() if job is not self]
-        # An errback that kills its worker is not the fault of the operations beside it.
-        if any(job.ended_its_worker or job.is_terminated() for job in others) or any(
-            job.accepted() and job.is_failure() for job in others
-        ):
+        if any(job.ended_its_worker or job.is_terminated() for job in others):
             self.blame = Blame.INNOCENT
         elif any(job.accepted() for job in others):
             self.blame = Blame.SUSPECT
