@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
+from pooltasks.node import docstrings
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -182,11 +184,12 @@ def _load_later() -> None:
 def main() -> None:
     """Run Celery's program."""
     _add_later("redis", "asyncio")
-    with _hidden():
+    with _hidden(), docstrings.left_out():
         from celery.bin.celery import celery  # noqa: PLC0415
 
         import_module("celery.apps.worker")
         reload(sys.modules["pooltasks"])  # now with all that is in it
+        import_module("pooltasks.settings")
     _load_later()
     # Applications ask for it whether they run under Celery, and SIGHUP starts it again.
     sys.argv[0] = str(Path(sys.executable).with_name("celery"))

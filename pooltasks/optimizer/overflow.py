@@ -16,7 +16,7 @@ LOOK = 0.02
 """Seconds between two looks of a node at its workers."""
 _TOLERATED = 0.5
 """Share of the objective's wait that operations wait without a temporary worker."""
-_IDLE = 1.0
+_IDLE = 0.5
 """Seconds for which a temporary worker stays that is not needed."""
 
 
@@ -27,7 +27,7 @@ class Overflow:
     busy and operations wait for so long that it matters, there is one more from then on; one
     only at a time, because each node of a pool sees the same queue. They are workers like the
     others: there are more of them for as long as operations would wait for so long without
-    them, and a second longer.
+    them, and half a second longer. A spare that serves as one is not replaced: it comes back.
 
     Operations of five milliseconds wait for each other all the time, and for a moment only. So
     half of the objective's wait does not matter; otherwise a pool of them would never be
@@ -48,6 +48,10 @@ class Overflow:
     def count(self) -> int:
         """How many there are to be."""
         return len(self._needed)
+
+    def spares(self, number: int) -> int:
+        """Return how many of ``number`` spares are to rest: the others serve as temporary ones."""
+        return max(0, number - self.count)
 
     def take_over(self, number: int) -> None:
         """Let ``number`` of them count for a size that has grown."""

@@ -240,7 +240,7 @@ class Simulation:
             node.resting.append(worker)
         node.retiring = surplus - len(idle)
         self._end_surplus(node, now)
-        for _ in range(node.wanted + self.conditions.spares - len(node.members)):
+        for _ in range(node.wanted_with(self.conditions.spares) - len(node.members)):
             worker = self._fork(node, now)
             node.warming.add(worker)
             node.forks_until = max(now, node.forks_until) + self.conditions.fork
@@ -263,7 +263,7 @@ class Simulation:
 
     def _end_surplus(self, node: Node, now: float) -> None:
         """End surplus workers: warming ones first, the youngest of all first, then resting ones."""
-        surplus = max(0, len(node.members) - node.wanted - self.conditions.spares)
+        surplus = max(0, len(node.members) - node.wanted_with(self.conditions.spares))
         for worker in sorted(node.warming, reverse=True)[:surplus]:
             node.warming.remove(worker)
             self._remove(worker, now)

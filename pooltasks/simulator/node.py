@@ -59,6 +59,10 @@ class Node:
         """How many workers are to serve now, temporary ones too."""
         return self.target + self.overflow.count
 
+    def wanted_with(self, spares: int) -> int:
+        """Return how many workers there are to be, with the spares that rest."""
+        return self.wanted + self.overflow.spares(spares)
+
     @property
     def serving(self) -> int:
         """How many workers are given operations."""

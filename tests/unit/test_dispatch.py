@@ -119,7 +119,7 @@ class Pool(Dispatch):
         return [len(process.lane.jobs) for process in self.processes]
 
     def knows(self, name: str, seconds: float) -> None:
-        self._longest[name] = self._shortest[name] = seconds
+        self.durations._longest[name] = self.durations._shortest[name] = seconds
 
 
 def test_an_operation_that_nobody_knows_goes_alone_to_an_idle_worker() -> None:

@@ -158,6 +158,20 @@ print(*found)
 """) == ["Redis"] * 8 + ["none"]
 
 
+def test_functions_have_no_docstrings_and_what_people_read_stays():
+    assert loaded_by("""
+import inspect, redis, celery, celery.bin.worker, pooltasks
+for function in (redis.Redis.get, celery.Celery.send_task, pooltasks.install):
+    assert function.__doc__ is None, function
+    assert inspect.getsource(function).count('\"\"\"') >= 2
+assert redis.Redis.__doc__ and celery.Celery.__doc__
+assert celery.bin.worker.worker.__doc__
+import pooltasks.pools
+assert pooltasks.Pool.submit.__doc__, "it is imported later, as the application is"
+print("whole")
+""") == ["whole"]
+
+
 def test_it_is_celery_s_program_for_its_arguments():
     def said(*command):
         return subprocess.run(

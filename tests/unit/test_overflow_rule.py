@@ -69,14 +69,21 @@ def test_overflow_stays_within_the_room_of_the_host():
     assert looks(Overflow(3), *[(2, 2, 9)] * 9, room=1) == 0
 
 
-def test_temporary_workers_go_when_they_were_not_needed_for_a_second():
+def test_temporary_workers_go_when_they_were_not_needed_for_half_a_second():
     overflow = Overflow(3)
     assert looks(overflow, *[(2, 2, 2)] * 3) == 2
     # One of the two goes on being needed.
-    assert looks(overflow, *[(4, 3, 0)] * 40, start=0.1) == 2
-    assert looks(overflow, *[(4, 3, 0)] * 20, start=0.9) == 1
-    assert looks(overflow, *[(3, 0, 0)] * 40, start=1.3) == 1
-    assert looks(overflow, (3, 0, 0), start=2.3) == 0
+    assert looks(overflow, *[(4, 3, 0)] * 20, start=0.1) == 2
+    assert looks(overflow, *[(4, 3, 0)] * 10, start=0.5) == 1
+    assert looks(overflow, *[(3, 0, 0)] * 20, start=0.7) == 1
+    assert looks(overflow, (3, 0, 0), start=1.2) == 0
+
+
+def test_spares_that_serve_as_temporary_workers_are_not_replaced():
+    overflow = Overflow(3)
+    assert overflow.spares(2) == 2
+    looks(overflow, *[(2, 2, 1)] * 2)
+    assert (overflow.spares(2), overflow.spares(1), overflow.spares(0)) == (1, 0, 0)
 
 
 def test_one_that_is_still_cold_is_kept_while_something_waits_for_it():

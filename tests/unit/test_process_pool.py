@@ -111,7 +111,7 @@ def test_no_start_fails_while_the_node_ends(pool, process):
 
 @pytest.mark.parametrize(("jobs", "temporary"), [(True, False), (False, True)])
 def test_there_is_one_look_at_a_time_while_there_is_something_to_see(pool, jobs, temporary):
-    pool.dispatch.is_watched, pool.dispatch.recent = lambda: jobs, 0.5
+    pool.dispatch.is_watched, pool.dispatch.durations = lambda: jobs, Part(mean=0.5)
     pool.sizing.is_watched = lambda: temporary
     pool._look_later()
     pool._look_later()

@@ -267,6 +267,26 @@ def test_an_operation_that_waits_at_two_looks_gets_a_temporary_worker_which_ends
     assert not node.sizing.is_watched()
 
 
+def test_a_spare_that_serves_for_a_while_is_not_replaced_and_rests_again() -> None:
+    """Each burst forked a worker, and a fork keeps its node from dispatching."""
+    node = Node(1, spares=1, overflow=2).attach()
+    node.work(1)
+    for look in range(2):
+        node.sizing.look(look * LOOK, waiting=1, run=1.0)
+    node.loop.pass_time()
+    assert node.take() == ["serve 2"]
+    node.work(2)
+    for look in range(2, 4):
+        node.sizing.look(look * LOOK, waiting=1, run=1.0)
+    assert node.take() == ["fork 3"], "there is no other spare"
+    node.warm()
+    for pid in (1, 2):
+        node.worker(pid).lane.jobs.clear()
+    node.take()
+    node.sizing.look(60.0, waiting=0, run=1.0)
+    assert sorted(node.take()) == ["end 3", "rest 2", "rest 3"]
+
+
 def test_a_size_that_grows_takes_temporary_workers_over() -> None:
     node = Node(1, overflow=1).attach()
     node.work(1)

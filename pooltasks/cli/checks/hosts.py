@@ -25,7 +25,7 @@ _AHEAD = 1.0
 def most_workers(its: PoolSettings) -> int:
     """Return the most workers that a node of a pool may have."""
     size = its.max_pool_size if its.enable_optimizer else its.pool_size
-    return size + its.max_overflow + its.spares
+    return size + max(its.max_overflow, its.spares)
 
 
 def check_limits(

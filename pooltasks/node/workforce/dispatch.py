@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pooltasks.broker.results import StoredResult
 from pooltasks.node.worker.outcome import UNTOLD, Ending
-from pooltasks.node.workforce.jobs import LONG, Blame, Job
+from pooltasks.node.workforce.durations import Durations
+from pooltasks.node.workforce.jobs import Blame, Job
 from pooltasks.node.workforce.sharing import AHEAD, MOST, TOGETHER, fits, least_loaded, share_out
 
 if TYPE_CHECKING:
@@ -32,12 +33,6 @@ JOBS = 66
 
 _STUCK = 0.1
 """Seconds after which a worker with several slots should have begun what was written to it."""
-_FORGET = 0.97
-"""Factor by which a duration fades with each operation that was shorter."""
-_GROW = 1.1
-"""Factor by which the shortest one grows with each that was longer."""
-_LEAST = 1e-5
-"""Seconds of the shortest operation that there may be."""
 
 
 class Dispatch:
@@ -89,12 +84,7 @@ class Dispatch:
         """Seconds of work that a worker with one slot may have waiting."""
         self._hub: Any = None
         self._uses = 0
-        self._longest: dict[str, float] = {}
-        """Seconds that an operation of a name runs: the longest of the last ones."""
-        self._shortest: dict[str, float] = {}
-        """The same: the shortest of them. One that had to wait for a processor is none."""
-        self.recent = float("inf")
-        """Seconds that an operation runs: the longest of the last ones."""
+        self.durations = Durations()
 
     def start(self, hub: Any) -> None:
         """Attach to an event loop, and go on with what is written by half."""
@@ -107,7 +97,7 @@ class Dispatch:
         """Return how many operations a slot may have at a time, if they stay as short as now."""
         if self._slots > 1:
             return 1
-        return max(1, min(MOST, int(2 * self.ahead / max(self.recent, 1e-9))))
+        return max(1, min(MOST, int(2 * self.ahead / max(self.durations.longest, 1e-9))))
 
     def submit(
         self,
@@ -136,15 +126,9 @@ class Dispatch:
         else:
             self.waiting.append(job)
         # Very short ones wait for the loop's next turn: several go to a worker with one write.
-        if self._estimates(job.name)[1] > TOGETHER and len(self.waiting) == 1 and self._rests():
+        if self.durations.of(job.name)[1] > TOGETHER and len(self.waiting) == 1 and self._rests():
             self.hand_out()
         return job
-
-    def _estimates(self, name: str) -> tuple[float, float]:
-        """Return the seconds that an operation of a name takes at the most, and at the least."""
-        longest = self._longest.get(name, float("inf"))
-        # None that was long lately is taken for very short.
-        return longest, longest if longest > LONG else self._shortest.get(name, longest)
 
     def _rests(self) -> bool:
         """Return whether a slot has nothing to do; it need not wait for the loop's next turn."""
@@ -167,7 +151,7 @@ class Dispatch:
         batches: dict[int, tuple[Worker, list[Job]]] = {}
         while waiting:
             job = waiting[0]
-            job.estimate, job.least = self._estimates(job.name)
+            job.estimate, job.least = self.durations.of(job.name)
             while free and not fits(free[-1], job.least):
                 free.pop()
             worker = free[-1] if free else least_loaded(hungry, job.estimate, self.ahead)
@@ -264,10 +248,7 @@ class Dispatch:
         if job is None or not job.is_wanted():
             return  # it was given up: ended by its time limit, or reserved anew
         # How long it takes to tell of a failure says nothing about the operation.
-        name = "" if job.is_failure() else job.name
-        self._longest[name] = max(seconds, self._longest.get(name, 0.0) * _FORGET)
-        self._shortest[name] = max(_LEAST, min(seconds, self._shortest.get(name, seconds) * _GROW))
-        self.recent = max(seconds, min(self.recent, 2 * self.ahead) * _FORGET)
+        self.durations.note("" if job.is_failure() else job.name, seconds)
         ended = Ending(*ending)
         result = None if stored is None else StoredResult(*stored)
         if result is not None and not job.owner.buries(ended):

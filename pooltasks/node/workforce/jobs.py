@@ -14,6 +14,7 @@ from celery.worker.state import revoked
 
 from pooltasks.node.worker.outcome import error_of
 from pooltasks.node.worker.turn import Turn
+from pooltasks.node.workforce.durations import LONG
 
 if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
@@ -243,10 +244,6 @@ class Job(ApplyResult):
     def is_terminated(self) -> bool:
         """Return whether somebody wants its worker to be ended."""
         return self._terminated is not None
-
-
-LONG = 0.01
-"""Seconds after which an operation is not short, and what waits behind it is taken back."""
 
 
 @dataclass

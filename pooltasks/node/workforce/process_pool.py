@@ -150,7 +150,7 @@ class ProcessPool(AsynPool):
             return
         now = time.monotonic()
         self.dispatch.look(now)
-        self.sizing.look(now, waiting=len(self.dispatch.waiting), run=self.dispatch.recent)
+        self.sizing.look(now, waiting=len(self.dispatch.waiting), run=self.dispatch.durations.mean)
         self._look_later()
 
     def is_running(self) -> bool:

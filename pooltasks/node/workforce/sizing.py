@@ -224,7 +224,7 @@ class Sizing:
         if not self._is_open:
             return
         staff = self.staff()
-        to_do = moves(staff, self.wanted, self.spares)
+        to_do = moves(staff, self.wanted, self.overflow.spares(self.spares))
         for pid in to_do.release:
             self._serve(pid)
         for pid in to_do.rest:
