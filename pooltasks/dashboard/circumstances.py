@@ -75,16 +75,21 @@ def circumstances(application: str, pool: str, its: Surroundings) -> Iterator[tu
         )
     if its.flood is not None:
         flood = its.flood
-        yield (
-            (
-                f"{flood.waiting:,} of the {flood.of:,} operations that wait are {flood.operation} "
-                f"of {flood.key!r}"
-            ),
-            (
-                f"Hold it back: pooltasks limit {pool} {flood.operation} key={quote(flood.key)} "
-                "--concurrency 1"
-            ),
+        said = (
+            f"{flood.waiting:,} of the {flood.of:,} operations that wait are {flood.operation} "
+            f"of {flood.key!r}"
         )
+        if flood.is_held:
+            yield (
+                f"{said}; their limit holds them back, and nobody waits for them",
+                f"Look at the limit: pooltasks limit {pool}",
+            )
+        else:
+            yield (
+                said,
+                f"Hold it back: pooltasks limit {pool} {flood.operation} key={quote(flood.key)} "
+                "--concurrency 1",
+            )
 
 
 def _short(node: str) -> str:

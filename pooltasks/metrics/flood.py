@@ -54,6 +54,13 @@ class Flood:
     """About how many of its operations wait, for a worker or for their limit."""
     of: int
     """How many wait, all together."""
+    held: int = 0
+    """How many of its operations its own limit holds back; nobody waits for these."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether most of its operations harm nobody."""
+        return 2 * self.held >= self.waiting
 
 
 def flooding(client: redis.Redis, lists: Sequence[str], pool: str, depth: int) -> Flood | None:
@@ -70,12 +77,13 @@ def flooding(client: redis.Redis, lists: Sequence[str], pool: str, depth: int) -
     Raises:
         redis.RedisError: The server does not answer.
     """
-    waiting: Counter[tuple[str, str]] = Counter()
+    held: Counter[tuple[str, str]] = Counter()
     every = depth
     for its in LimitStore(client, pool).states():
         every += its.held
         if its.key:
-            waiting[its.operation, its.key] += its.held
+            held[its.operation, its.key] += its.held
+    waiting = held.copy()
     if every < _LEAST:
         return None
     if depth:
@@ -87,5 +95,5 @@ def flooding(client: redis.Redis, lists: Sequence[str], pool: str, depth: int) -
                 waiting[name] += round(number * length / len(heads))
     for (operation, key), number in waiting.most_common(1):
         if number >= max(_LEAST, _SHARE * every):
-            return Flood(operation, key, number, every)
+            return Flood(operation, key, number, every, held[operation, key])
     return None

@@ -119,6 +119,17 @@ def test_what_is_around_a_pool_is_said_with_what_to_do() -> None:
     assert not list(circumstances("proj", "shop", Surroundings()))
 
 
+def test_a_flood_that_its_limit_holds_back_needs_no_other_limit() -> None:
+    its = Surroundings(flood=Flood("shop.serve", "acme", 900, 1000, held=880))
+    assert list(circumstances("proj", "shop", its)) == [
+        (
+            "900 of the 1,000 operations that wait are shop.serve of 'acme'; their limit holds "
+            "them back, and nobody waits for them",
+            "Look at the limit: pooltasks limit shop",
+        )
+    ]
+
+
 def test_a_server_is_full_before_it_refuses_everything() -> None:
     assert not ServerMemory(500 * MIB, 0).is_full  # no limit
     assert not ServerMemory(980 * MIB, 1000 * MIB).is_full
@@ -166,7 +177,9 @@ def test_who_sends_most_of_what_waits_is_known(client: fakeredis.FakeRedis) -> N
 def test_what_limits_hold_back_counts_too(client: fakeredis.FakeRedis) -> None:
     held = keys.flow("pool.shop", "held")
     client.zadd(held, {f"shop.serve/acme\0{n:05d}": 0 for n in range(80)})
-    assert flooding(client, ["pool.shop"], "shop", 0) == Flood("shop.serve", "acme", 80, 80)
+    assert flooding(client, ["pool.shop"], "shop", 0) == Flood(
+        "shop.serve", "acme", 80, 80, held=80
+    )
 
 
 def test_why_the_last_dead_letter_became_one_is_said() -> None:
