@@ -87,8 +87,10 @@ def circumstances(application: str, pool: str, its: Surroundings) -> Iterator[tu
         else:
             yield (
                 said,
-                f"Hold it back: pooltasks limit {pool} {flood.operation} key={quote(flood.key)} "
-                "--concurrency 1",
+                (
+                    f"Hold it back: pooltasks limit {pool} {flood.operation} "
+                    f"key={quote(flood.key)} --concurrency 1"
+                ),
             )
 
 

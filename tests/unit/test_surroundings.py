@@ -123,8 +123,10 @@ def test_a_flood_that_its_limit_holds_back_needs_no_other_limit() -> None:
     its = Surroundings(flood=Flood("shop.serve", "acme", 900, 1000, held=880))
     assert list(circumstances("proj", "shop", its)) == [
         (
-            "900 of the 1,000 operations that wait are shop.serve of 'acme'; their limit holds "
-            "them back, and nobody waits for them",
+            (
+                "900 of the 1,000 operations that wait are shop.serve of 'acme'; their limit "
+                "holds them back, and nobody waits for them"
+            ),
             "Look at the limit: pooltasks limit shop",
         )
     ]
