@@ -33,6 +33,11 @@ def test_an_operation_that_was_not_allowed_may_not_wait():
         assert_will_not_block()
 
 
+def test_an_application_may_allow_it_to_the_whole_process(monkeypatch):
+    monkeypatch.setattr(_state, "_task_join_will_block", False)
+    assert_will_not_block()
+
+
 def test_a_thread_may_wait_after_another_one_has_waited():
     first_has_begun, second_has_begun, first_has_ended = (threading.Event() for _ in range(3))
 

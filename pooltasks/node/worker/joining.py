@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-from celery import result
+from celery import _state, result
 
-_is_refused: ContextVar[bool] = ContextVar("_is_refused", default=True)
+_is_refused: ContextVar[bool | None] = ContextVar("_is_refused", default=None)
+"""What ``allow_join_result()`` has said here; None: nothing, so the process decides."""
 
 
 def separate() -> None:
     """Give each thread and each coroutine of this process, a worker, a permission of its own."""
-    result.task_join_will_block = _is_refused.get
-    result._set_task_join_will_block = _is_refused.set  # noqa: SLF001  Celery's
+    result.task_join_will_block = _refuses
+    result._set_task_join_will_block = _refuse  # noqa: SLF001  Celery's
+
+
+def _refuses() -> bool:
+    its = _is_refused.get()
+    return bool(_state.task_join_will_block()) if its is None else its
+
+
+def _refuse(refused: bool) -> None:
+    _is_refused.set(None if refused == _state.task_join_will_block() else refused)
