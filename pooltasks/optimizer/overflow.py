@@ -24,10 +24,11 @@ class Overflow:
     """How many temporary workers a node has beyond its size.
 
     The node looks a few times while it works. If at two looks in a row every worker is
-    busy and operations wait for so long that it matters, there is one more from then on; one
-    only at a time, because each node of a pool sees the same queue. They are workers like the
-    others: there are more of them for as long as operations would wait for so long without
-    them, and half a second longer. A spare that serves as one is not replaced: it comes back.
+    busy and operations wait for so long that it matters, there is one more from then on. A
+    spare, which costs no fork, comes at the first of them. There is one more only at a time,
+    because each node of a pool sees the same queue. They are workers like the others: there are
+    more of them for as long as operations would wait for so long without them, and half a second
+    longer. A spare that serves as one is not replaced: it comes back.
 
     Operations of five milliseconds wait for each other all the time, and for a moment only. So
     half of the objective's wait does not matter; otherwise a pool of them would never be
@@ -67,6 +68,7 @@ class Overflow:
         waiting: int,
         queued: Callable[[], int],
         run: float = math.inf,
+        resting: int = 0,
         room: int | None = None,
     ) -> bool:
         """Take note of the workers; return whether more or fewer are wanted now.
@@ -79,6 +81,7 @@ class Overflow:
             waiting: How many workers the node's operations need that no worker has.
             queued: The same for operations in the queue; asked only when every worker is busy.
             run: Seconds that an operation runs.
+            resting: How many spares rest.
             room: The most workers that the host has room for; None if that is not known.
         """
         before = self.count
@@ -96,7 +99,7 @@ class Overflow:
             waiting - coming, serving + coming, run
         )
         most = self.most if room is None else min(self.most, room - size)
-        if lacks and self._lacked and self.count < most:
+        if lacks and (self._lacked or resting) and self.count < most:
             self._needed.append(now)
         self._lacked = lacks
         return self.count != before

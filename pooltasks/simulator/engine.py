@@ -250,15 +250,7 @@ class Simulation:
         """Let each node look at its workers, and add or drop temporary ones."""
         for node in self.nodes:
             idle = sum(self.node_of[worker] is node for worker in self.idle)
-            if node.alive and node.overflow.look(
-                now,
-                node.target,
-                serving=node.serving,
-                busy=node.serving - idle,
-                waiting=0,
-                queued=lambda: len(self.queue),
-                run=self.arrivals.mean_service,
-            ):
+            if node.look(now, idle, queued=len(self.queue), run=self.arrivals.mean_service):
                 self._resize(node, now)
 
     def _end_surplus(self, node: Node, now: float) -> None:

@@ -63,6 +63,26 @@ class Node:
         """Return how many workers there are to be, with the spares that rest."""
         return self.wanted + self.overflow.spares(spares)
 
+    def look(self, now: float, idle: int, *, queued: int, run: float) -> bool:
+        """Look at the workers; return whether more or fewer temporary ones are wanted.
+
+        Args:
+            now: Simulated seconds.
+            idle: How many of those that serve do nothing.
+            queued: How many operations wait.
+            run: Seconds that one runs.
+        """
+        return self.alive and self.overflow.look(
+            now,
+            self.target,
+            serving=self.serving,
+            busy=self.serving - idle,
+            waiting=0,
+            queued=lambda: queued,
+            run=run,
+            resting=len(self.resting),
+        )
+
     @property
     def serving(self) -> int:
         """How many workers are given operations."""

@@ -79,6 +79,16 @@ def test_temporary_workers_go_when_they_were_not_needed_for_half_a_second():
     assert looks(overflow, (3, 0, 0), start=1.2) == 0
 
 
+def test_a_spare_comes_at_the_first_look():
+    def comes(resting):
+        overflow = Overflow(3)
+        overflow.look(0.0, 2, serving=2, busy=2, waiting=1, queued=lambda: 0, resting=resting)
+        return overflow.count == 1
+
+    assert comes(1)
+    assert not comes(0)
+
+
 def test_spares_that_serve_as_temporary_workers_are_not_replaced():
     overflow = Overflow(3)
     assert overflow.spares(2) == 2

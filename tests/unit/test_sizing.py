@@ -271,8 +271,7 @@ def test_a_spare_that_serves_for_a_while_is_not_replaced_and_rests_again() -> No
     """Each burst forked a worker, and a fork keeps its node from dispatching."""
     node = Node(1, spares=1, overflow=2).attach()
     node.work(1)
-    for look in range(2):
-        node.sizing.look(look * LOOK, waiting=1, run=1.0)
+    node.sizing.look(0.0, waiting=1, run=1.0)
     node.loop.pass_time()
     assert node.take() == ["serve 2"]
     node.work(2)

@@ -171,6 +171,7 @@ class Sizing:
             waiting=self._workers_for(waiting),
             queued=lambda: self._workers_for(self._queued()),
             run=run,
+            resting=len(self.warm - self.serving),
             room=self.room,
         ):
             self.settle()
