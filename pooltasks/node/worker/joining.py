@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from celery import _state, result
 
 _is_refused: ContextVar[bool | None] = ContextVar("_is_refused", default=None)
-"""What ``allow_join_result()`` has said here; None: nothing, so the process decides."""
+"""The word of ``allow_join_result()`` here; None: it has said nothing, so the process decides."""
 
 
 def separate() -> None:
