@@ -1,8 +1,8 @@
 """Docstrings of functions: a node and its workers, which are forked, do without them.
 
-Nobody reads them there, and those of Celery, redis-py and pydantic take a megabyte of each
-process. ``python -OO`` leaves them out too, but with them the ``assert`` statements of the
-application.
+Nobody reads a docstring there, and the docstrings of Celery, redis-py and pydantic take a
+megabyte of each process. ``python -OO`` leaves docstrings out too, but with them the ``assert``
+statements of the application.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from contextlib import contextmanager
 from importlib.machinery import PathFinder, SourceFileLoader
 from opcode import hasconst
+from operator import is_
 from types import CodeType
 from typing import TYPE_CHECKING
 
@@ -23,19 +24,22 @@ _HELP = "celery.bin."
 """Docstrings of Celery's commands are what --help says."""
 _IS_OF_FUNCTION = 1
 """The flag of code that is a function's: CO_OPTIMIZED of :mod:`inspect`."""
+_USES = [bytes((operation, 0)) for operation in hasconst]
+"""The steps of code that use the first constant, which is the docstring."""
 
 
 def without_docstrings(code: CodeType) -> CodeType:
     """Return the same code without docstrings of functions; classes and modules keep theirs."""
-    constants = [
+    constants = tuple(
         without_docstrings(each) if isinstance(each, CodeType) else each for each in code.co_consts
-    ]
+    )
     if code.co_flags & _IS_OF_FUNCTION and constants and isinstance(constants[0], str):
         # The function may return the same text: then it stays.
-        steps = zip(code.co_code[::2], code.co_code[1::2], strict=True)
-        if not any(place == 0 and operation in hasconst for operation, place in steps):
-            constants[0] = None
-    return code.replace(co_consts=tuple(constants))
+        steps = code.co_code
+        if not any(step in steps for step in _USES):
+            constants = (None, *constants[1:])
+    is_the_same = all(map(is_, constants, code.co_consts))
+    return code if is_the_same else code.replace(co_consts=constants)
 
 
 class _Loader(SourceFileLoader):

@@ -90,9 +90,10 @@ def test_workers_are_recycled_one_at_a_time_behind_a_warm_replacement(
         return not workers & {worker["pid"] for worker in seen[-1]["workers"]}
 
     # Each worker gets its share of operations this long. One may run all that are very short.
-    results = [pool.submit("sample_operations.occupy", [0.02]) for _ in range(100)]
+    marks = [str(number) for number in range(100)]
+    results = [pool.submit("sample_operations.note", [mark, 0.02]) for mark in marks]
     wait_until(lambda: replaced(first), "both are replaced")
-    assert first <= {result.get(timeout=DEADLINE) for result in results}
+    assert [result.get(timeout=DEADLINE) for result in results] == marks
 
     fat = pool.execute("sample_operations.keep_in_memory", [300], timeout=DEADLINE)
     wait_until(lambda: replaced({fat}), "the one with too much memory is replaced")
