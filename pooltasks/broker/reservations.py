@@ -71,6 +71,10 @@ START = Script("start.lua")
 ACKNOWLEDGE = Script("acknowledge.lua")
 
 
+def _nothing(_: str) -> bool:
+    return False
+
+
 class Reservations:
     """The reservations of one node, over its session.
 
@@ -112,6 +116,8 @@ class Reservations:
         self._places = places
         self._last_chance = last_chance
         self._trial_mark = b'{"deliveries": %d,' % last_chance
+        self.is_lent: Callable[[str], bool] = _nothing
+        """Returns whether a reservation may be that of a worker to which the wait is lent."""
         self._on_trial: str | None = None
         """The reservation that has its last chance, if there is one."""
         self._next = 1
@@ -123,6 +129,11 @@ class Reservations:
         self.completion.reservations.clear()
         self.completion.controlled.clear()
         self._on_trial = None
+
+    def set_aside(self, numbers: int) -> int:
+        """Return the first of so many numbers of reservations that only the caller uses."""
+        self._next += numbers
+        return self._next - numbers
 
     def lists(self) -> list[str]:
         """Return the lists in which wait what the node may reserve, most urgent first."""
@@ -158,8 +169,7 @@ class Reservations:
         session = self._session
         names, link = session.names, session.intake
         room = min(room, AT_ONCE)
-        first = self._next
-        self._next += room + self._keyless
+        first = self.set_aside(room + self._keyless)
         batch = self.completion.take()
         unacked, incoming = names.unacked(session.identity), names.incoming(session.identity)
         track = session.track
@@ -222,6 +232,7 @@ class Reservations:
     def rejoined(self, reservations: Collection[str]) -> None:
         """Give back what the server has as reserved here, and this node has never seen."""
         unknown = set(reservations) - self.held - self.completion.pending()
+        unknown -= set(filter(self.is_lent, unknown))
         self._give_back([(each, b"") for each in sorted(unknown, key=int, reverse=True)])
 
     def acknowledge(self, reservation: str) -> None:

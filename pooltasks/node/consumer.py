@@ -183,6 +183,7 @@ class NodeConsumer(Consumer):
                 extension.settings.pool_settings(extension.pool),
                 partial(self._allowed, self.pool),
                 state.revoked,
+                self._needs_node,
             )
             self.intake.on_lost = self._forget_what_has_not_begun
             self.intake.on_delivered = self.pool.hand_out
@@ -198,6 +199,16 @@ class NodeConsumer(Consumer):
         its = allowed(pool, multiplier, self.intake.prefetch_count)
         ahead = max(its, min(_SHORT_ONES, its * int(pool.depth())))
         return ahead + pool.gatherer.room() if its else 0
+
+    def _needs_node(self) -> bool:
+        """Return whether the node has to see each operation before it begins."""
+        events = self.event_dispatcher
+        tells = events is not None and events.enabled
+        return (
+            bool(state.revoked or state.revoked_stamps or signals.task_received.receivers)
+            or bool(tells and (not events.groups or "task" in events.groups))
+            or any(self.task_buckets.values())
+        )
 
     def connect(self) -> Any:
         """Return the connection for remote control and events."""

@@ -30,6 +30,7 @@ from pooltasks.metrics.error_groups import RECORD
 from pooltasks.metrics.samples import WRITE
 from pooltasks.node.intake.backlog import QueueLength
 from pooltasks.node.intake.controls import Controls, limited_operations
+from pooltasks.node.intake.lending import Lending
 from pooltasks.node.intake.message import Message, due_time, read
 from pooltasks.node.intake.reports import refused_result
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
     from pooltasks.broker.scripts import Script
     from pooltasks.node.scoreboard.error_log import ErrorLog
+    from pooltasks.node.workforce.loans import Loans
     from pooltasks.pool_settings import PoolSettings
 
 logger = get_logger(__name__)
@@ -65,6 +67,7 @@ class Intake:
         settings: The pool's settings.
         allowed: Returns how many messages the node may hold now; 0: none.
         revoked: Ids of operations that are not to run.
+        needs_node: Returns whether the node has to see each operation before it begins.
     """
 
     no_ack_consumers = None
@@ -77,12 +80,13 @@ class Intake:
         settings: PoolSettings,
         allowed: Callable[[], int],
         revoked: Collection[str],
+        needs_node: Callable[[], bool] = bool,
     ) -> None:
         self.app = app
         self.queue = queue
         self.protection = app.pooltasks.protection
         """Checks and decrypts messages; None: there are no keys."""
-        self._allowed = allowed
+        self.allowed = allowed
         self._revoked = revoked
         self._clock = app.pooltasks.clock
         self._dead_letters = settings.dead_letters
@@ -129,6 +133,13 @@ class Intake:
         self.is_caught_up = False
         """Whether the last reservation found fewer messages than there was room for."""
         self._fds: dict[int, int] = {}
+        self._lending = Lending(self, settings, needs_node)
+        self._loans: Loans | None = None
+
+    def lend_with(self, loans: Loans) -> None:
+        """Lend the wait for messages to workers, where that is right."""
+        self._loans, loans.intake = loans, self._lending
+        self.reservations.is_lent = loans.may_cover
 
     def _leave_to_parent(self) -> None:
         """Close this process's copies of the connections: they end with the node."""
@@ -212,21 +223,28 @@ class Intake:
         reservations, session = self.reservations, self.session
         if not session.is_open:
             return
+        if self._loans is not None and self._loans.goes_on():
+            self.is_caught_up = False  # whatever has come meanwhile
+            if not self.pause.is_refused():
+                reservations.complete()
+            return
         is_asking = session.intake.is_owed()
         room = 0 if is_asking else self.room()
-        if room > 0 or (not is_asking and self._controls.lack_keys and self._may_ask()):
+        if room > 0 or (not is_asking and self._controls.lack_keys and self.may_ask()):
             wait = room > 0 and self.is_caught_up and not reservations.completion
             wait = wait and not session.is_retired
+            if wait and self._loans is not None and self._loans.begin():
+                return
             reservations.reserve(max(0, room), self._on_reserved, self._on_refused, wait=wait)
         elif (not is_asking or reservations.is_waiting) and not self.pause.is_refused():
             reservations.complete()
 
     def room(self) -> int:
         """Return for how many messages there is room now."""
-        return self._allowed() - len(self.reservations.held) if self._may_ask() else 0
+        return self.allowed() - len(self.reservations.held) if self.may_ask() else 0
 
-    def _may_ask(self) -> bool:
-        """Return whether it may reserve something now, if there is room."""
+    def may_ask(self) -> bool:
+        """Return whether messages may be reserved now, if there is room."""
         if self.on_message is None or not self.pause.is_over() or self.session.is_stopping:
             return False
         return self._controls.is_known
@@ -244,7 +262,11 @@ class Intake:
         self.is_caught_up = not messages or self.room() > 0
         if not messages and self.reservations.has_trial:
             self.pause.rest(_PAUSE)
-        if self.on_message is None or not self._allowed():
+        self.take(messages)
+
+    def take(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Take messages that are reserved: hand them on, or put them back where they came from."""
+        if self.on_message is None or not self.allowed() or self.session.is_stopping:
             # No worker is there for them since the node began to wait: others have some.
             self.reservations.give_back([(reservation, b"") for reservation, _ in messages])
             return

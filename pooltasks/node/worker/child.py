@@ -22,13 +22,16 @@ from celery.concurrency.asynpool import Worker
 from celery.utils.log import get_logger
 
 from pooltasks import coroutines
+from pooltasks.broker.loan import Loan
 from pooltasks.broker.results import share
+from pooltasks.node.intake.plain import PlainOperations
 from pooltasks.node.worker import joining
 from pooltasks.node.worker.batch_run import BatchRun
 from pooltasks.node.worker.descendants import die_with, lead
 from pooltasks.node.worker.error_reports import ERRED
 from pooltasks.node.worker.events import OperationEvents
 from pooltasks.node.worker.outcome import Run, too_late
+from pooltasks.node.worker.own_wait import LOAN, OwnWait
 from pooltasks.node.worker.runner import Runner
 from pooltasks.node.worker.shortcut import Claim, Shortcut
 from pooltasks.node.worker.slots import Slots
@@ -41,7 +44,7 @@ from pooltasks.node.workforce.replies import DONE, PART, SKIPPED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pooltasks.broker.results import ResultBackend
+    from pooltasks.broker.results import ResultBackend, StoredResult
     from pooltasks.node.scoreboard.row import Row
     from pooltasks.node.worker.pulse import Pulse
     from pooltasks.node.worker.warmup import Plan
@@ -213,6 +216,13 @@ class WorkerProcess(Worker):
         most, done = self.maxtasks or sys.maxsize, 0
         while done < most:
             message = self.wait_for_job()
+            if message and message[0] == LOAN:
+                wait = self._own_wait(lambda more: done + more >= most or self._is_too_large())
+                number, leave = wait.serve(Loan(*message[1]))
+                done += number
+                if leave is not None:
+                    raise leave
+                continue
             for number, *task in message[1] if message else ():
                 if done >= most or not self.turn.begin(number):
                     self._reply(SKIPPED, (number,))
@@ -273,13 +283,33 @@ class WorkerProcess(Worker):
             self._reply(ACK, (job, None, time.monotonic(), os.getpid(), None))
         if kind == Kind.BATCH:
             return self._operate_batch(slot, number, job, wants_traceback, payload)
-        begun = time.perf_counter()
         arguments: tuple[Any, ...] = marshal.loads(payload)  # noqa: S302  our own node's
+        events = None if kind == Kind.FAILURE else self.events[slot]
+        ended, stored, seconds = self._trace(slot, number, events, wants_traceback, arguments)
+        is_completed = False
+        if claim is not None and stored is not None and ended.raised is None:
+            is_completed = self._shortcut.complete(Claim(*claim), stored)
+        result = None if stored is None or is_completed else tuple(stored)
+        self._reply(DONE, (number, ended.ending, result, seconds, is_completed))
+        self.turn.told(slot)
+        if self._slots is not None:
+            self._slots.give_back(slot)
+        return ended.leave
+
+    def _trace(
+        self,
+        slot: int,
+        number: int,
+        events: OperationEvents | None,
+        wants_traceback: bool,
+        arguments: tuple[Any, ...],
+    ) -> tuple[Run, StoredResult | None, float]:
+        """Run an operation; return how it ended, its result, and the seconds that it took."""
+        begun = time.perf_counter()
         identifier: str = arguments[1]
         keeper = self._keeper
         if keeper is not None:
             keeper.keep(identifier)
-        events = None if kind == Kind.FAILURE else self.events[slot]
         if self._slots is None:
             ended = self._runner.run(events, wants_traceback, arguments)
         else:
@@ -290,16 +320,19 @@ class WorkerProcess(Worker):
         self.turn.end(slot)
         if events is not None:
             events.finish(ended.raised)  # now: no soft limit interrupts it any more
-        stored = None if keeper is None else keeper.release(identifier)
-        is_completed = False
-        if claim is not None and stored is not None and ended.raised is None:
-            is_completed = self._shortcut.complete(Claim(*claim), stored)
-        result = None if stored is None or is_completed else tuple(stored)
-        self._reply(DONE, (number, ended.ending, result, seconds, is_completed))
-        self.turn.told(slot)
-        if self._slots is not None:
-            self._slots.give_back(slot)
-        return ended.leave
+        return ended, None if keeper is None else keeper.release(identifier), seconds
+
+    def _own_wait(self, is_worn: Callable[[int], bool]) -> OwnWait:
+        app, hostname = self.initargs
+        settings = self.plan.settings
+        plain = PlainOperations(app, self.plan.pool, hostname, settings.operation_timeout)
+
+        def operate(number: int, arguments: tuple[Any, ...]) -> tuple[Run, StoredResult | None, float]:
+            return self._trace(0, number, self.events[0], False, arguments)
+
+        return OwnWait(
+            self._shortcut, plain, self.turn, operate=operate, is_worn=is_worn, reply=self._reply
+        )
 
     def _operate_batch(
         self, slot: int, number: int, job: int, wants_traceback: bool, payload: bytes

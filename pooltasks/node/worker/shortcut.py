@@ -20,6 +20,7 @@ from pooltasks.broker.wire import Wire
 if TYPE_CHECKING:
     from celery import Celery
 
+    from pooltasks.broker.loan import Loan
     from pooltasks.broker.results import StoredResult
     from pooltasks.node.intake.intake import Intake
     from pooltasks.node.workforce.jobs import Job
@@ -68,6 +69,8 @@ class Shortcut:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._wire: Wire | None = None
+        self._joined: str | None = None
+        """The identity of the node to whose connections this one belongs; None: to no node's."""
         self._is_shut = False
 
     def complete(self, claim: Claim, stored: StoredResult) -> bool:
@@ -77,16 +80,14 @@ class Shortcut:
             Whether that is done; if not, the node has to do it, even if it may be done.
         """
         try:
-            if self._wire is None:
-                pool = impatient_client(self._app).connection_pool
-                self._wire = Wire(pool.get_connection())
+            wire = self._open()
             batch = Batch([stored], [claim.reservation])
             command = COMPLETE.call((claim.unacked, *batch.keys()), batch.arguments())
             try:
-                self._wire.ask(command)
+                wire.ask(command)
             except NoScriptError:  # the server was restarted, or somebody emptied its cache
-                self._wire.ask(COMPLETE.load())
-                self._wire.ask(command)
+                wire.ask(COMPLETE.load())
+                wire.ask(command)
         except RedisError as error:
             # Once: the node itself, which waits as long as it takes, says more of an outage.
             if not self._is_shut:
@@ -97,6 +98,26 @@ class Shortcut:
         self._is_shut = False
         return True
 
+    def join(self, loan: Loan) -> Wire:
+        """Return the connection, as one of the node that lends its wait.
+
+        Raises:
+            redis.RedisError: The server is away, or refuses.
+        """
+        if self._joined not in (None, loan.identity):
+            self.close()
+        wire = self._open()
+        if self._joined is None or not self.is_open:
+            loan.join(wire)
+            self._joined = loan.identity
+        return wire
+
+    def _open(self) -> Wire:
+        if self._wire is None:
+            pool = impatient_client(self._app).connection_pool
+            self._wire = Wire(pool.get_connection())
+        return self._wire
+
     @property
     def is_open(self) -> bool:
         """Whether there is a connection."""
@@ -104,5 +125,6 @@ class Shortcut:
 
     def close(self) -> None:
         """Close the connection; the next operation opens it again."""
+        self._joined = None
         if self._wire is not None:
             self._wire.close()

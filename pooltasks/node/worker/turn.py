@@ -71,6 +71,10 @@ class Turn:
             if words[place + _STARTED] > 0 and words[place + _TARGET] == words[place]
         }
 
+    def leave_out(self, number: int) -> None:
+        """Begin no operation up to ``number`` any more."""
+        self._words[_LAST] = number
+
     def last(self) -> int:
         """Return the number that was begun, or left out, last."""
         return self._words[_LAST]

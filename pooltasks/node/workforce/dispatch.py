@@ -14,6 +14,7 @@ import pickle
 import struct
 import time
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pooltasks.broker.results import StoredResult
@@ -23,7 +24,7 @@ from pooltasks.node.workforce.jobs import Blame, Job
 from pooltasks.node.workforce.sharing import AHEAD, MOST, TOGETHER, fits, least_loaded, share_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, MutableMapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 
     from pooltasks.node.worker.shortcut import Claims
     from pooltasks.node.workforce.jobs import Call, Lane, Owner, TimeKeeper, Worker
@@ -84,6 +85,7 @@ class Dispatch:
         """Seconds of work that a worker with one slot may have waiting."""
         self._hub: Any = None
         self._uses = 0
+        self._begun: tuple[Worker, int, float, list[Job]] | None = None
         self.durations = Durations()
 
     def start(self, hub: Any) -> None:
@@ -91,7 +93,7 @@ class Dispatch:
         self._hub = hub
         for worker in self._workers:
             if worker.lane.unsent is not None:
-                hub.add_writer(worker.inqW_fd, self._write, worker)
+                hub.add_writer(worker.inqW_fd, self.write, worker)
 
     def depth(self) -> int:
         """Return how many operations a slot may have at a time, if they stay as short as now."""
@@ -121,6 +123,15 @@ class Dispatch:
         if not self._is_open:
             return None
         job = Job(self, call, owner, limits=limits, correlation_id=correlation_id)
+        if self._begun is not None and not job.is_failure():
+            worker, number, since, found = self._begun
+            job.number = number
+            worker.lane.jobs[number] = job
+            job.write_to(worker)
+            found.append(job)
+            # Its owner knows the job when this has returned.
+            job.accept(worker.pid, since)
+            return job
         if job.is_failure():
             self.waiting.appendleft(job)  # somebody has waited for it already
         else:
@@ -130,16 +141,37 @@ class Dispatch:
             self.hand_out()
         return job
 
+    @contextmanager
+    def begun(self, worker: Worker, number: int, since: float) -> Iterator[list[Job]]:
+        """Take what is submitted meanwhile for an operation that a worker has begun by itself.
+
+        Args:
+            worker: The worker.
+            number: The operation's number there.
+            since: When it began, in monotonic seconds.
+
+        Yields:
+            A list that gets the job.
+        """
+        found: list[Job] = []
+        self._begun = worker, number, since, found
+        try:
+            yield found
+        finally:
+            self._begun = None
+
     def _rests(self) -> bool:
         """Return whether a slot has nothing to do; it need not wait for the loop's next turn."""
-        return any(len(worker.lane.jobs) < self._slots for worker in self._open_to)
+        its = (worker.lane for worker in self._open_to)
+        return any(len(lane.jobs) < self._slots and lane.lent is None for lane in its)
 
     def hand_out(self) -> None:
         """Write waiting operations to workers that have room; called at each turn of the loop."""
         waiting = self.waiting
         if not waiting:
             return
-        open_to = [worker for worker in self._open_to if worker.lane.unsent is None]
+        its = self._open_to
+        open_to = [each for each in its if each.lane.unsent is None and each.lane.lent is None]
         if self._slots > 1:
             self._fill(worker for worker in open_to if not worker.lane.is_stuck())
             return
@@ -192,7 +224,7 @@ class Dispatch:
             self._writes[worker.index] += len(jobs)
             is_alone = self._slots == len(worker.lane.jobs) == 1 and not self.waiting
             worker.lane.unsent = memoryview(self._frame(jobs, is_alone))
-            self._write(worker)
+            self.write(worker)
         self._on_written()
 
     def _frame(self, jobs: list[Job], is_alone: bool) -> bytes:
@@ -210,12 +242,13 @@ class Dispatch:
         payload = pickle.dumps((JOBS, operations), pickle.HIGHEST_PROTOCOL)
         return struct.pack("!i", len(payload)) + payload
 
-    def _write(self, worker: Worker) -> None:
+    def write(self, worker: Worker) -> None:
+        """Write what is not sent yet to a worker's pipe, now or when there is room."""
         lane, fd = worker.lane, worker.inqW_fd
         try:
             lane.send(fd)
         except BlockingIOError:
-            self._hub.add_writer(fd, self._write, worker)
+            self._hub.add_writer(fd, self.write, worker)
             return
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EBADF):  # its death ends the operation
@@ -243,7 +276,11 @@ class Dispatch:
             seconds: How long it kept the worker busy.
             is_completed: Whether the worker has stored and acknowledged it.
         """
-        worker.lane.done += 1
+        lent = worker.lane.lent
+        if lent is None:
+            worker.lane.done += 1
+        else:
+            lent.ended = number
         job = worker.lane.take(number)
         if job is None or not job.is_wanted():
             return  # it was given up: ended by its time limit, or reserved anew

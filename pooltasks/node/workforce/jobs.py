@@ -19,6 +19,7 @@ from pooltasks.node.workforce.durations import LONG
 if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
     from pooltasks.node.worker.outcome import Ending
+    from pooltasks.node.workforce.loans import Lent
 
 
 class Blame(Enum):
@@ -264,6 +265,8 @@ class Lane:
     """The place of its last operation among all of the node."""
     is_closing: bool = False
     """Whether the worker is about to be killed, with what it begins from now on."""
+    lent: Lent | None = None
+    """The wait that the node has lent to the worker."""
     unsent: memoryview | None = None
     replies: bytearray = field(default_factory=bytearray)
 
@@ -284,6 +287,10 @@ class Lane:
         """
         while self.unsent:
             self.unsent = self.unsent[os.write(fd, self.unsent) :]
+
+    def is_busy(self) -> bool:
+        """Return whether the worker has an operation, or may get one by itself."""
+        return bool(self.jobs) or self.lent is not None
 
     def is_stuck(self) -> bool:
         """Return whether to write nothing to the worker.

@@ -29,7 +29,8 @@ from pooltasks.node.workforce.deaths import Deaths, End
 from pooltasks.node.workforce.dispatch import Dispatch
 from pooltasks.node.workforce.equipment import Equipment
 from pooltasks.node.workforce.jobs import Lane
-from pooltasks.node.workforce.replies import PART, Replies
+from pooltasks.node.workforce.loans import Loans
+from pooltasks.node.workforce.replies import FETCHED, HANDED, PART, RETURNED, Replies
 from pooltasks.node.workforce.sizing import Sizing
 from pooltasks.node.workforce.timeouts import Deadlines, TimeLimits
 from pooltasks.node.workforce.warm_ups import WarmUps
@@ -119,7 +120,20 @@ class ProcessPool(AsynPool):
             on_end=self.sizing.on_done,
             deadlines=self._deadlines,
         )
+        self.loans = Loans(
+            self._pool,
+            self._fileno_to_inq.values(),
+            self.dispatch,
+            on_lost=self._on_lost_by_itself,
+            on_end=self.sizing.on_done,
+        )
+        self.recall = self.loans.recall
         self._result_handler.dispatch = self.dispatch
+        self._result_handler.of_loans = {
+            HANDED: self.loans.on_handed,
+            FETCHED: self.loans.on_fetched,
+            RETURNED: self.loans.on_returned,
+        }
         handlers = self._result_handler.state_handlers
         handlers[WARMING] = self.warm_ups.on_warming
         handlers[WARMED] = lambda *plain: self.warm_ups.on_warmed(WorkerReport.of(*plain))
@@ -137,6 +151,7 @@ class ProcessPool(AsynPool):
         self.warm_ups.start(hub, self)
         self.sizing.start(hub)
         self.dispatch.start(hub)
+        self.loans.start(hub)
         self._look_later()
 
     def _look_later(self) -> None:
@@ -240,6 +255,7 @@ class ProcessPool(AsynPool):
 
     def warm_again(self, order: WarmUp) -> int:
         """Ask every warm worker to run ``order``; return the number of the round."""
+        self.loans.recall()
         number = self.warm_ups.begin(order, self.sizing.warm)
         for pid in self.warm_ups.round.waiting:
             os.kill(pid, REWARM_SIGNAL)
@@ -322,6 +338,11 @@ class ProcessPool(AsynPool):
         if self.dispatch.lose(job, exitcode, with_node=self._state == TERMINATE):
             super().on_job_process_lost(job, pid, exitcode)
 
+    def _on_lost_by_itself(self, job: Job, process: Any) -> None:
+        """End an operation that a dead worker had reserved itself."""
+        if self.dispatch.lose(job, process.exitcode, with_node=self._state == TERMINATE):
+            self.mark_as_worker_lost(job, process.exitcode)
+
     def on_inqueue_close(self, fd: int, proc: Any) -> None:
         """Forget the pipe to a worker that is gone, unless another has its number by now."""
         if self._fileno_to_inq.get(fd) is proc:
@@ -335,6 +356,7 @@ class ProcessPool(AsynPool):
         for pid in gone:
             self._on_gone(before[pid], shutdown=shutdown)
         for pid in gone:
+            self.loans.on_gone(before[pid])
             self.sizing.on_gone(pid)
             process = before[pid]
             if not process.dead and not shutdown:
@@ -360,6 +382,7 @@ class ProcessPool(AsynPool):
     def flush(self) -> None:
         """Forget the operations that no worker has begun: other nodes run them."""
         if self._state != TERMINATE:
+            self.loans.recall()
             self.dispatch.forget_what_has_not_begun()
             self.maintain_pool()
 

@@ -11,7 +11,7 @@ from billiard.pool import TERMINATE, WorkersJoined
 from celery.concurrency.asynpool import ResultHandler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pooltasks.node.workforce.dispatch import Dispatch
 
@@ -21,6 +21,12 @@ SKIPPED = 68
 """Message to the node: an operation was taken back before it began (its number)."""
 PART = 70
 """Message to the node: a call of a batch is done (see ``batches.take_part``)."""
+HANDED = 72
+"""Message to the node: one that a worker has reserved, and has not begun (``Loans.on_handed``)."""
+FETCHED = 73
+"""Message to the node: one that a worker has reserved, and run (``Loans.on_fetched``)."""
+RETURNED = 74
+"""Message to the node: a worker's loan has ended (``Loans.on_returned``)."""
 
 _HEADER = 4
 _CHUNK = 65536
@@ -31,6 +37,8 @@ class Replies(ResultHandler):
     """Reads all that has arrived from a worker at once; Celery reads a message a turn."""
 
     dispatch: Dispatch
+    of_loans: Mapping[int, Callable[..., None]]
+    """Takes messages of workers that wait for themselves, by their kinds."""
 
     def _make_process_result(self, hub: Any) -> Callable[[int], None]:
         def on_readable(fd: int) -> None:
@@ -84,6 +92,8 @@ class Replies(ResultHandler):
             self.dispatch.on_done(process, *arguments)
         elif kind == SKIPPED:
             self.dispatch.on_skipped(process, *arguments)
+        elif kind in self.of_loans:
+            self.of_loans[kind](process, *arguments)
         else:
             self.on_state_change(message)
 

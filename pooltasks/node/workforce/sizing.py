@@ -42,6 +42,9 @@ class Hands(Protocol):
     def kill(self, pid: int) -> None:
         """Kill a worker, if it is still there."""
 
+    def recall(self) -> None:
+        """Have the workers return the node's wait, if they have it."""
+
 
 class Sizing:
     """The workers of a node: who serves, who rests, who is to end.
@@ -126,7 +129,7 @@ class Sizing:
             serving=[pid for pid in workers if pid in self.serving],
             resting=[pid for pid in workers if pid in self.warm and pid not in self.serving],
             cold=[pid for pid in workers if pid not in self.warm],
-            busy={worker.pid for worker in self._all if worker.lane.jobs},
+            busy={worker.pid for worker in self._all if worker.lane.is_busy()},
             outgoing=self.outgoing,
         )
 
@@ -224,6 +227,8 @@ class Sizing:
         """
         if not self._is_open:
             return
+        if len(self.serving) > self.wanted or self.outgoing:
+            self._hands.recall()
         staff = self.staff()
         to_do = moves(staff, self.wanted, self.overflow.spares(self.spares))
         for pid in to_do.release:

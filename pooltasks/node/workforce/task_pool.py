@@ -124,6 +124,8 @@ class TaskPool(prefork.TaskPool):
         limits = limited_operations(self.app, keys.queue(extension.pool)).values()
         if any(its.fair for its in limits):
             self._pool.dispatch.ahead = AHEAD_OF_TURNS
+        if not self._is_stock:
+            self.intake.lend_with(self._pool.loans)
         self.submit = self._pool.dispatch.submit
         self.gatherer = Gatherer(self.submit)
         self.flush = self._flush
@@ -165,6 +167,7 @@ class TaskPool(prefork.TaskPool):
 
     def recall(self) -> None:
         """Have no worker begin anything more."""
+        self._pool.loans.recall()
         self._pool.dispatch.recall()
 
     def forget_what_has_not_begun(self) -> bool:
@@ -183,7 +186,8 @@ class TaskPool(prefork.TaskPool):
 
     def is_idle(self) -> bool:
         """Return whether no operation is in the pool."""
-        return not self._pool.dispatch.jobs and self.gatherer.is_empty()
+        pool = self._pool
+        return not pool.dispatch.jobs and self.gatherer.is_empty() and not pool.loans.is_out()
 
     def depth(self) -> int:
         """Return how many operations a slot can have at a time."""

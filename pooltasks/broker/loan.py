@@ -1,0 +1,97 @@
+"""A loan: a node lets a worker wait at the server in its place.
+
+The worker asks with the node's identity and epoch, for one message at a time. So the messages
+that it gets are the node's reservations: if the node or the worker dies they go back like all
+others. Each loan has numbers of reservations of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pooltasks.broker.completion import Batch
+from pooltasks.broker.reservations import COMPLETE, RESERVE
+from pooltasks.broker.scripts import load
+from pooltasks.broker.wire import pack
+
+if TYPE_CHECKING:
+    from pooltasks.broker.results import StoredResult
+    from pooltasks.broker.wire import Wire
+
+NUMBERS = 500
+"""Reservations that a worker may make with one loan."""
+WAIT_SECONDS = 0.25
+"""How long the server lets a worker wait. A node that wants its wait back has it then."""
+
+
+class Loan(NamedTuple):
+    """The terms of a loan, in plain data; keys are as the server has them."""
+
+    identity: str
+    """The node's."""
+    epoch: int
+    channel: str
+    """To which each connection of the node is subscribed: it is not dead while one is open."""
+    queue: str
+    """The list at which to wait."""
+    unacked: str
+    index: str
+    incoming: str
+    last_chance: int
+    """Deliveries after which a message has its last chance; such a message stays in its list."""
+    reservation: int
+    """Number of the first reservation."""
+    operation: int
+    """Number of the first operation in the worker's turn."""
+    crowd: int
+    """Messages in the queue from which on the node, which takes many at once, is better."""
+
+    @property
+    def end(self) -> int:
+        """Number of the operation that is not covered any more."""
+        return self.operation + NUMBERS
+
+    def reservation_of(self, operation: int) -> str:
+        """Return the reservation of an operation, by the operation's number."""
+        return str(self.reservation + operation - self.operation)
+
+    def covers(self, reservation: str) -> bool:
+        """Return whether a reservation may be one of the worker's."""
+        return self.reservation <= int(reservation) < self.reservation + NUMBERS
+
+    def join(self, wire: Wire) -> None:
+        """Have a connection count as one of the node's, and its server know the scripts.
+
+        Raises:
+            redis.RedisError: The server is away, or refuses.
+        """
+        wire.send(pack(("SUBSCRIBE", self.channel)))
+        load(wire, (RESERVE, COMPLETE))
+
+    def ask(self, operation: int) -> bytes:
+        """Return the commands that wait for a message and reserve it, for two answers.
+
+        The second is as ``reserve.lua`` says.
+        """
+        keys = (self.unacked, self.index, self.incoming, self.queue)
+        place = 0
+        # As if there were another message with its last chance: this one stays in its list.
+        reserve = RESERVE.call(
+            keys,
+            (
+                *(1, self.last_chance, 1, self.identity, self.epoch),
+                *(self.reservation_of(operation), 1, place, 0),
+            ),
+        )
+        move = pack(("BLMOVE", self.queue, self.incoming, "RIGHT", "RIGHT", WAIT_SECONDS))
+        return move + reserve
+
+    def complete(self, operation: int, stored: StoredResult | None) -> bytes:
+        """Return the command that stores a result, tells of it and acknowledges the message."""
+        results = [] if stored is None else [stored]
+        batch = Batch(results, [self.reservation_of(operation)])
+        return COMPLETE.call((self.unacked, *batch.keys()), batch.arguments())
+
+    def length(self) -> bytes:
+        """Return the command that asks how many messages wait."""
+        return pack(("LLEN", self.queue))

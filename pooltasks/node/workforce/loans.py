@@ -1,0 +1,326 @@
+"""Loans: a node whose operations come one by one lends its wait at the server to its workers.
+
+They reserve, run and complete (:mod:`pooltasks.node.worker.own_wait`), and the node only looks
+on: 25 times a second it looks for operations that take long, and makes them its own. So time
+limits, deaths and orders find such an operation like any other. The node takes its wait back as
+soon as it has anything to do with its workers, and lends again some time later.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery.utils.log import get_logger
+
+from pooltasks.node.worker.own_wait import LOAN, LONG, Why
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from pooltasks.broker.loan import Loan
+    from pooltasks.node.workforce.dispatch import Dispatch
+    from pooltasks.node.workforce.jobs import Job, Worker
+
+logger = get_logger(__name__)
+
+LOOK = 0.04
+"""Seconds between two looks at the workers that have loans."""
+_TAKES_LONG = 2 * LONG
+"""Seconds after which an operation is made the node's own."""
+_RATE = 4.0
+"""Operations a second and worker from which on the node lends: below, it waits itself."""
+_MEASURED = 0.25
+"""Seconds for which the rate is measured."""
+_SHORT = 0.02
+"""Seconds that operations take on average at the most: of longer ones the way costs little."""
+_FIRST_REST, _LONGEST_REST = 0.1, 5.0
+"""Seconds for which a node does not lend after it had to take its wait back."""
+
+
+class Lender(Protocol):
+    """The node's intake, as loans need it."""
+
+    def may_lend(self) -> bool:
+        """Return whether workers may reserve what comes."""
+
+    def lend(self, operation: int, workers: int) -> Loan:
+        """Return the terms of a loan whose first operation has this number."""
+
+    def is_of(self, loan: Loan) -> bool:
+        """Return whether the node still has the identity under which it has lent."""
+
+    def take(self, reservation: str, raw: bytes) -> None:
+        """Take a message that a worker has reserved and not begun."""
+
+    def make_known(self, reservation: str, raw: bytes) -> bool:
+        """Take a message that a worker has reserved and begun; return False if that has to wait."""
+
+    def find(self, reservation: str, found: Callable[[bytes | None], None]) -> None:
+        """Find a message that a worker has reserved; None if it is completed."""
+
+    def join_again(self) -> None:
+        """Have the server give back what it reserved for a connection that is gone."""
+
+
+@dataclass
+class Lent:
+    """A loan that a worker has."""
+
+    loan: Loan
+    since: float
+    done: int
+    """How many operations the worker had done before."""
+    ended: int = 0
+    """Number of the last operation of whose end the node has heard."""
+    asked: int = 0
+    """Number of the last operation whose message was asked for."""
+    is_dead: bool = False
+    """Whether the worker has ended with it."""
+
+
+class Loans:
+    """The loans of one node.
+
+    Args:
+        workers: All workers, at any time.
+        open_to: Those of them that are given operations, at any time.
+        dispatch: The operations that the node has.
+        on_lost: Takes an operation whose worker is gone, and the worker.
+        on_end: Takes a worker that has returned a loan.
+    """
+
+    def __init__(
+        self,
+        workers: Collection[Worker],
+        open_to: Collection[Worker],
+        dispatch: Dispatch,
+        *,
+        on_lost: Callable[[Job, Any], None],
+        on_end: Callable[[Worker], None],
+    ) -> None:
+        self.intake: Lender | None = None
+        """None: the wait is not the node's, but kombu's."""
+        self._workers, self._open_to, self._dispatch = workers, open_to, dispatch
+        self._on_lost, self._on_end = on_lost, on_end
+        self._is_lending = False
+        self._is_broken = False
+        """Whether the server may have reserved a message of which nobody knows."""
+        self._dead: list[Lent] = []
+        """Loans of workers that have ended, until their operations are known."""
+        self._hub: Any = None
+        self._looks = False
+        self._began = 0.0
+        self._rest, self._not_before = _FIRST_REST, 0.0
+        self._measured: tuple[float, int] = (0.0, 0)
+        self._rate = 0.0
+
+    def start(self, hub: Any) -> None:
+        """Attach to an event loop."""
+        self._hub = hub
+        if self._looks:
+            self._look_later()
+
+    def _lent(self) -> list[tuple[Worker, Lent]]:
+        return [(each, each.lane.lent) for each in self._workers if each.lane.lent is not None]
+
+    def is_out(self) -> bool:
+        """Return whether a worker has a loan, or has ended with it."""
+        return bool(self._dead) or any(worker.lane.lent for worker in self._workers)
+
+    def may_cover(self, reservation: str) -> bool:
+        """Return whether a reservation may be that of a worker, though the node has not seen it."""
+        its = (*self._dead, *(lent for _, lent in self._lent()))
+        return any(lent.loan.covers(reservation) for lent in its)
+
+    # The wait is lent.
+
+    def begin(self) -> bool:
+        """Lend the wait that the node is about to begin, if that is right; return whether it is."""
+        now = time.monotonic()
+        self._measure(now)
+        if not self._may_begin(now):
+            return False
+        self._is_lending, self._began = True, now
+        return self.goes_on()
+
+    def goes_on(self) -> bool:
+        """Return whether the wait is lent; lend it to workers that are idle by now."""
+        if not self._is_lending:
+            return False
+        if self._dispatch.waiting or not self._may_lend():
+            self.recall()
+            return False
+        for worker in list(self._open_to):
+            lane = worker.lane
+            if not (lane.is_busy() or lane.is_stuck() or lane.unsent):
+                self._lend(worker)
+        return True
+
+    def _measure(self, now: float) -> None:
+        at, before = self._measured
+        if now - at >= _MEASURED:
+            done = sum(worker.lane.done for worker in self._workers)
+            self._rate = (done - before) / (now - at)
+            self._measured = now, done
+
+    def _may_begin(self, now: float) -> bool:
+        return (
+            now >= self._not_before
+            and self._rate >= _RATE * len(self._open_to)
+            and not self.is_out()
+            and not self._is_broken
+            and self._dispatch.durations.mean <= _SHORT
+            and self._may_lend()
+        )
+
+    def _may_lend(self) -> bool:
+        return self.intake is not None and self.intake.may_lend()
+
+    def _lend(self, worker: Worker) -> None:
+        assert self.intake is not None  # noqa: S101  for the type checker: it may lend
+        lane = worker.lane
+        loan = self.intake.lend(lane.written + 1, len(self._open_to))
+        lane.written = loan.end - 1
+        lane.lent = Lent(loan, time.monotonic(), lane.done)
+        payload = pickle.dumps((LOAN, tuple(loan)), pickle.HIGHEST_PROTOCOL)
+        lane.unsent = memoryview(struct.pack("!i", len(payload)) + payload)
+        self._dispatch.write(worker)
+        if not self._looks:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._looks = True
+        self._hub.call_later(LOOK, self._look)
+
+    # The node looks on.
+
+    def _look(self) -> None:
+        self._looks = False
+        now = time.monotonic()
+        for worker, lent in self._lent():
+            self._count(worker, lent)
+            turn = worker.lane.turn
+            for number, since in turn.running().items():
+                # Of one that has ended the node hears only if it took long.
+                if now - since >= _TAKES_LONG and turn.slot_of(number) is not None:
+                    self._find(worker, lent, number, since)
+        if self._is_lending and self._dispatch.durations.mean > 2 * _SHORT:
+            self.recall()
+        self.goes_on()
+        if self.is_out():
+            self._look_later()
+
+    @staticmethod
+    def _count(worker: Worker, lent: Lent) -> None:
+        begun = worker.lane.turn.last() - lent.loan.operation + 1
+        worker.lane.done = lent.done + max(0, begun - 1)
+
+    def _find(self, worker: Worker, lent: Lent, number: int, since: float) -> None:
+        """Make an operation that a worker has begun the node's own."""
+        if number <= max(lent.asked, lent.ended) or self.intake is None:
+            return
+        lent.asked = number
+        reservation = lent.loan.reservation_of(number)
+
+        def found(raw: bytes | None) -> None:
+            is_here = worker.lane.lent is lent and number > lent.ended
+            if raw is not None and (is_here or lent.is_dead):
+                is_known = self._make_known(worker, lent, number, since, raw)
+                lent.asked = number if is_known else 0
+            if lent in self._dead:
+                self._dead.remove(lent)
+                self._mend()
+
+        self.intake.find(reservation, found)
+
+    def _make_known(self, worker: Worker, lent: Lent, number: int, since: float, raw: bytes) -> bool:
+        """Make an operation the node's own; return False if that has to wait."""
+        intake = self.intake
+        if number in worker.lane.jobs or intake is None or not intake.is_of(lent.loan):
+            return True
+        with self._dispatch.begun(worker, number, since) as found:
+            is_known = intake.make_known(lent.loan.reservation_of(number), raw)
+        if lent.is_dead and found:
+            self._on_lost(found[0], worker)
+        return is_known
+
+    # The wait is taken back.
+
+    def recall(self) -> None:
+        """Take the wait back: nothing begins any more, and what runs goes on."""
+        if not self._is_lending:
+            return
+        now = time.monotonic()
+        self._is_lending = False
+        self._rest = _FIRST_REST if now - self._began > 1 else min(_LONGEST_REST, 2 * self._rest)
+        self._not_before = now + self._rest
+        for worker, lent in self._lent():
+            worker.lane.turn.recall(lent.loan.end - 1)
+
+    def on_handed(self, worker: Worker, reservation: str, raw: bytes) -> None:
+        """Take a message that a worker has reserved, and leaves to the node."""
+        lent = worker.lane.lent
+        if lent is not None and self.intake is not None and self.intake.is_of(lent.loan):
+            self.intake.take(reservation, raw)
+
+    def on_fetched(self, worker: Worker, number: int, reservation: str, raw: bytes) -> None:
+        """Take the message of an operation whose end the worker tells next."""
+        lent = worker.lane.lent
+        if lent is None:
+            return
+        if not self._make_known(worker, lent, number, time.monotonic(), raw):
+            self.on_handed(worker, reservation, raw)  # it runs again: nobody can hear of its end
+
+    def on_returned(self, worker: Worker, why: int, done: int, lasts: dict[str, float]) -> None:
+        """Take a loan back."""
+        lane, lent = worker.lane, worker.lane.lent
+        if lent is None:
+            return
+        lane.lent = None
+        lane.done = lent.done + done
+        for name, seconds in lasts.items():
+            self._dispatch.durations.note(name, seconds)
+        self._is_broken |= why == Why.BROKEN
+        if why != Why.ENDED:
+            self.recall()
+        self._mend()
+        self._on_end(worker)
+
+    def on_gone(self, worker: Worker) -> None:
+        """Take note of a worker that has ended; what it was running is lost with it."""
+        lent = worker.lane.lent
+        if lent is None:
+            return
+        worker.lane.lent = None
+        self._is_broken = lent.is_dead = True
+        self._dead.append(lent)
+        self.recall()
+        running = [
+            (number, since)
+            for number, since in worker.lane.turn.running().items()
+            if number > lent.ended and number not in worker.lane.jobs
+        ]
+        for number, since in running:
+            lent.asked = 0
+            self._find(worker, lent, number, since)
+        if not running:
+            self._dead.remove(lent)
+        self._mend()
+
+    def _mend(self) -> None:
+        """Join again if a wait was lost, once it is known of all others what they have reserved."""
+        if self._is_broken and not self._dead and not any(map(_is_open, self._lent())):
+            self._is_broken = False
+            if self.intake is not None:
+                self.intake.join_again()
+
+
+def _is_open(its: tuple[Worker, Lent]) -> bool:
+    """Return whether a worker may still have a reservation that the node does not know."""
+    worker, lent = its
+    return not any(number >= lent.loan.operation for number in worker.lane.jobs)
+
