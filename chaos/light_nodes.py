@@ -173,7 +173,7 @@ class LightNode:
             resources=Resources(0.004, 0.001, 60_000_000, 200_000_000, 150_000_000),
         )
         call = self._store.write_call(f"{self.name}/0000", sample)
-        self.intake.send_sample(*call, self._sampled, self._sampled)
+        self.intake.sender.sample(*call, self._sampled, self._sampled)
         # No operation runs for long, and so no real node would write each second.
         delay = seconds_to_next(self._clock.now(), 1.0) + QUIET_SECONDS - 1.0
         self._timer = self._hub.call_later(delay, self._sample)

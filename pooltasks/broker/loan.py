@@ -31,11 +31,11 @@ class Loan(NamedTuple):
     """The node's."""
     epoch: int
     channel: str
-    """To which each connection of the node is subscribed: it is not dead while one is open."""
+    """The channel of the node: it is not dead while a connection is subscribed to it."""
     queue: str
-    """The list at which to wait."""
+    """The list at which the worker waits."""
     unacked: str
-    index: str
+    epochs: str
     incoming: str
     last_chance: int
     """Deliveries after which a message has its last chance; such a message stays in its list."""
@@ -73,7 +73,7 @@ class Loan(NamedTuple):
 
         The second is as ``reserve.lua`` says.
         """
-        keys = (self.unacked, self.index, self.incoming, self.queue)
+        keys = (self.unacked, self.epochs, self.incoming, self.queue)
         place = 0
         # As if there were another message with its last chance: this one stays in its list.
         reserve = RESERVE.call(

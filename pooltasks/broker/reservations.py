@@ -232,8 +232,8 @@ class Reservations:
     def rejoined(self, reservations: Collection[str]) -> None:
         """Give back what the server has as reserved here, and this node has never seen."""
         unknown = set(reservations) - self.held - self.completion.pending()
-        unknown -= set(filter(self.is_lent, unknown))
-        self._give_back([(each, b"") for each in sorted(unknown, key=int, reverse=True)])
+        its = [each for each in unknown if not self.is_lent(each)]
+        self._give_back([(each, b"") for each in sorted(its, key=int, reverse=True)])
 
     def acknowledge(self, reservation: str) -> None:
         """Acknowledge a message with the next step to the server."""

@@ -183,8 +183,8 @@ class NodeConsumer(Consumer):
                 extension.settings.pool_settings(extension.pool),
                 partial(self._allowed, self.pool),
                 state.revoked,
-                self._needs_node,
             )
+            self.intake.needs_node = self._needs_node
             self.intake.on_lost = self._forget_what_has_not_begun
             self.intake.on_delivered = self.pool.hand_out
             # Results outlive the connection over which their operations came.

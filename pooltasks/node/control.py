@@ -15,6 +15,9 @@ from pydantic import ValidationError
 
 from pooltasks.pool_settings import WarmUp
 
+_KNOWN_SECONDS = 0.15
+"""Seconds after which a node knows the operations that a worker has begun."""
+
 
 @inspect_command()
 def pool_status(state: Any) -> dict[str, Any]:
@@ -78,8 +81,16 @@ def revoke(
     state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **options: Any
 ) -> Any:
     """Revoke task by task id (or list of ids)."""
+    consumer = state.consumer
     answer = celerys_revoke(state, task_id, terminate, signal, **options)
-    intake = getattr(state.consumer, "intake", None)
+    loans = getattr(consumer.pool, "loans", None)
+    if loans is not None:
+        loans.recall()
+    if loans is not None and loans.is_out() and terminate:
+        # The node knows by then whatever workers had begun by themselves.
+        again = (state, task_id, terminate, signal)
+        consumer.timer.call_after(_KNOWN_SECONDS, celerys_revoke, again, options)
+    intake = getattr(consumer, "intake", None)
     if intake is not None:
         # Operations that wait for their time at the server end as revoked now.
         intake.hurry(maybe_list(task_id) or [])

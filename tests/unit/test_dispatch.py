@@ -92,7 +92,7 @@ class Pool(Dispatch):
         self.open_to.clear()
         self.open_to.update({index: self.processes[index] for index in indices})
 
-    def _write(self, process: Any) -> None:
+    def write(self, process: Any) -> None:
         _, operations = pickle.loads(process.lane.unsent[4:])  # noqa: S301  our own
         self.claimed += [claim and Claim(*claim) for _, _, _, claim, *_ in operations]
         process.lane.unsent = None
@@ -681,7 +681,7 @@ def test_a_write_that_the_pipe_has_no_room_for_goes_on_when_it_has() -> None:
     process = pool.processes[0]
     process.inqW_fd = writer
     payload = b"x" * 200_000
-    pool._write = partial(Dispatch._write, pool)  # type: ignore[method-assign]
+    pool.write = partial(Dispatch.write, pool)  # type: ignore[method-assign]
     pool.start(loop)
     owner = Owner()
     Dispatch.submit(

@@ -6,6 +6,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from pooltasks.node.workforce.jobs import Lane
 from pooltasks.node.workforce.sizing import Sizing
 from pooltasks.optimizer.overflow import LOOK
 
@@ -74,7 +75,7 @@ class Node:
     def fork(self, number: int) -> None:
         for _ in range(number if self.may_fork else 0):
             pid = next(self._pids)
-            self.workers.append(SimpleNamespace(pid=pid, lane=SimpleNamespace(jobs={})))
+            self.workers.append(SimpleNamespace(pid=pid, lane=Lane()))
             self.done.append(f"fork {pid}")
 
     def serve(self, pid: int) -> None:
@@ -85,6 +86,9 @@ class Node:
 
     def end(self, pid: int, *, at_once: bool) -> None:
         self.done.append(f"kill {pid}" if at_once else f"end {pid}")
+
+    def recall(self) -> None:
+        pass
 
     def kill(self, pid: int) -> None:
         self.done.append(f"kill {pid}")

@@ -14,7 +14,6 @@ from weakref import WeakMethod
 
 from celery.utils.log import get_logger
 
-from pooltasks import keys
 from pooltasks.broker.dead_letters import letter
 from pooltasks.broker.limiting import quoted
 from pooltasks.broker.names import Names
@@ -26,13 +25,12 @@ from pooltasks.broker.uniqueness import UNLOCK
 from pooltasks.broker.validation import identity_of
 from pooltasks.broker.wire import pack
 from pooltasks.errors import MessageRefusedError
-from pooltasks.metrics.error_groups import RECORD
-from pooltasks.metrics.samples import WRITE
 from pooltasks.node.intake.backlog import QueueLength
 from pooltasks.node.intake.controls import Controls, limited_operations
 from pooltasks.node.intake.lending import Lending
 from pooltasks.node.intake.message import Message, due_time, read
 from pooltasks.node.intake.reports import refused_result
+from pooltasks.node.scoreboard.sender import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -67,7 +65,6 @@ class Intake:
         settings: The pool's settings.
         allowed: Returns how many messages the node may hold now; 0: none.
         revoked: Ids of operations that are not to run.
-        needs_node: Returns whether the node has to see each operation before it begins.
     """
 
     no_ack_consumers = None
@@ -80,7 +77,6 @@ class Intake:
         settings: PoolSettings,
         allowed: Callable[[], int],
         revoked: Collection[str],
-        needs_node: Callable[[], bool] = bool,
     ) -> None:
         self.app = app
         self.queue = queue
@@ -120,6 +116,8 @@ class Intake:
         """Takes each message; None while Celery's consumer is not ready."""
         self.on_lost: Callable[[], object] = int
         """Called when the node was taken for dead; the consumer forgets what has not begun."""
+        self.needs_node: Callable[[], bool] = bool
+        """Returns whether the node has to see each operation before it begins."""
         self.on_delivered: Callable[[], object] = int
         """Called when all messages of a reservation have been taken."""
         self.errors: ErrorLog | None = None
@@ -128,12 +126,13 @@ class Intake:
         self._timer: Any = None
         self._acts_at = 0.0
         """When the timer has the session do what is due, in monotonic seconds."""
-        self._prefix = prefix
+        self.sender = Sender(self.session, prefix)
+        """Sends the node's samples and errors."""
         self._length = QueueLength(self.session, self.reservations.lists, fair=fair)
         self.is_caught_up = False
         """Whether the last reservation found fewer messages than there was room for."""
         self._fds: dict[int, int] = {}
-        self._lending = Lending(self, settings, needs_node)
+        self._lending = Lending(self, settings)
         self._loans: Loans | None = None
 
     def lend_with(self, loans: Loans) -> None:
@@ -150,7 +149,7 @@ class Intake:
 
     def scripts(self) -> Sequence[Script]:
         """Return the scripts that a node uses."""
-        return (WRITE, RECORD, START, ACKNOWLEDGE, UNLOCK, *self.reservations.scripts)
+        return (*Sender.SCRIPTS, START, ACKNOWLEDGE, UNLOCK, *self.reservations.scripts)
 
     def on_opened(self, link: Link) -> None:
         """Read a connection from the event loop."""
@@ -298,34 +297,6 @@ class Intake:
             self.on_message(message)
         else:
             self.reservations.give_back([(message.delivery_tag, b"")])
-
-    def send_sample(
-        self,
-        names: Sequence[str],
-        arguments: Sequence[Any],
-        on_answer: Callable[[Any], None],
-        on_refusal: Callable[[Exception], None],
-    ) -> None:
-        """Send a sample of the node's work, and renew the lease; no answer is waited for."""
-        its = [keys.prefixed(self._prefix, name) for name in names]
-        session = self.session
-        if session.track is not None:  # they wait in more lists than the pool's own
-            its += (*session.names.stable, *session.names.canary)
-        command = WRITE.call(its, arguments)
-        with session.together():
-            session.watcher.renew_along(time.monotonic())
-            session.send(session.side, command, on_answer, on_refusal, again=False)
-
-    def send_errors(
-        self,
-        names: Sequence[str],
-        arguments: Sequence[Any],
-        on_answer: Callable[[Any], None],
-        on_refusal: Callable[[Exception], None],
-    ) -> None:
-        """Send what went wrong; its answer is not waited for."""
-        command = RECORD.call([keys.prefixed(self._prefix, name) for name in names], arguments)
-        self.session.send(self.session.side, command, on_answer, on_refusal, again=False)
 
     def length(self) -> int:
         """Return how many operations were in the queue when that was asked last; ask again."""

@@ -1,4 +1,4 @@
-"""Lending: the intake's side of a wait that workers have (:mod:`pooltasks.node.workforce.loans`)."""
+"""Lending: the intake's side of a wait that workers have (``workforce/loans.py``)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,10 @@ class Lending:
     Args:
         intake: The node's.
         settings: Of the pool.
-        needs_node: Returns whether the node has to see each operation before it begins.
     """
 
-    def __init__(
-        self, intake: Intake, settings: PoolSettings, needs_node: Callable[[], bool]
-    ) -> None:
+    def __init__(self, intake: Intake, settings: PoolSettings) -> None:
         self._intake = intake
-        self._needs_node = needs_node
         self._last_chance = settings.max_deliveries - 1
         self._is_plain = (
             settings.slots == 1
@@ -51,7 +47,7 @@ class Lending:
             and intake.session.is_open
             and intake.may_ask()
             and intake.allowed() > 0
-            and not self._needs_node()
+            and not intake.needs_node()
         )
 
     def lend(self, operation: int, workers: int) -> Loan:
@@ -64,7 +60,7 @@ class Lending:
             channel=names.alive_of(identity),
             queue=names.lists[0],
             unacked=names.unacked(identity),
-            index=names.index,
+            epochs=names.index,
             incoming=names.incoming(identity),
             last_chance=self._last_chance,
             reservation=self._intake.reservations.set_aside(NUMBERS),

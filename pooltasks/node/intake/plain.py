@@ -56,7 +56,7 @@ class PlainOperations:
         self._hostname = hostname
         self._limit = limit
         self._tasks: dict[str, Any] = {}
-        """Those whose operations may be plain, and None for each other name."""
+        """The tasks whose operations may be plain, and None for each other name."""
 
     def read(self, raw: bytes, reservation: str) -> tuple[Any, ...] | None:
         """Return the arguments of Celery's tracer for an operation; None if it is the node's.

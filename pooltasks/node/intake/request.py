@@ -47,6 +47,11 @@ class OperationRequest(Request):
         check_arguments(self._task, self.name, self._args, self._kwargs)
         check_eta(self._eta)
 
+    def revoked(self) -> bool:
+        """Return whether it is not to run; what a worker has begun goes on."""
+        loans = getattr(self.pool, "loans", None)
+        return not (loans and loans.takes_begun) and bool(super().revoked())
+
     def run_in(self, pool: TaskPool) -> None:
         """Have a worker of ``pool`` run the operation, unless it is revoked or to be buried."""
         deliveries = deliveries_of(self._message.headers)

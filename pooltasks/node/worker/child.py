@@ -31,12 +31,13 @@ from pooltasks.node.worker.descendants import die_with, lead
 from pooltasks.node.worker.error_reports import ERRED
 from pooltasks.node.worker.events import OperationEvents
 from pooltasks.node.worker.outcome import Run, too_late
-from pooltasks.node.worker.own_wait import LOAN, OwnWait
+from pooltasks.node.worker.own_wait import OwnWait
 from pooltasks.node.worker.runner import Runner
 from pooltasks.node.worker.shortcut import Claim, Shortcut
 from pooltasks.node.worker.slots import Slots
 from pooltasks.node.worker.turn import Turn
 from pooltasks.node.worker.warmup import WorkerReport, run_commands
+from pooltasks.node.workforce.frames import LOAN
 from pooltasks.node.workforce.health import beat_interval
 from pooltasks.node.workforce.jobs import Kind
 from pooltasks.node.workforce.replies import DONE, PART, SKIPPED
@@ -217,8 +218,7 @@ class WorkerProcess(Worker):
         while done < most:
             message = self.wait_for_job()
             if message and message[0] == LOAN:
-                wait = self._own_wait(lambda more: done + more >= most or self._is_too_large())
-                number, leave = wait.serve(Loan(*message[1]))
+                number, leave = self._own_wait().serve(Loan(*message[1]), most - done)
                 done += number
                 if leave is not None:
                     raise leave
@@ -322,16 +322,23 @@ class WorkerProcess(Worker):
             events.finish(ended.raised)  # now: no soft limit interrupts it any more
         return ended, None if keeper is None else keeper.release(identifier), seconds
 
-    def _own_wait(self, is_worn: Callable[[int], bool]) -> OwnWait:
+    def _own_wait(self) -> OwnWait:
         app, hostname = self.initargs
         settings = self.plan.settings
         plain = PlainOperations(app, self.plan.pool, hostname, settings.operation_timeout)
 
-        def operate(number: int, arguments: tuple[Any, ...]) -> tuple[Run, StoredResult | None, float]:
+        def operate(
+            number: int, arguments: tuple[Any, ...]
+        ) -> tuple[Run, StoredResult | None, float]:
             return self._trace(0, number, self.events[0], False, arguments)
 
         return OwnWait(
-            self._shortcut, plain, self.turn, operate=operate, is_worn=is_worn, reply=self._reply
+            self._shortcut,
+            plain,
+            self.turn,
+            operate=operate,
+            is_worn=self._is_too_large,
+            reply=self._reply,
         )
 
     def _operate_batch(

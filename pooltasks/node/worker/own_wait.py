@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-LOAN = 71
-"""Message to a worker: the terms of a loan."""
-
 LONG = 0.02
 """Seconds of an operation whose end its node hears, as it may have begun to look after it."""
 _IDLE_SECONDS = 1.0
@@ -47,7 +44,7 @@ _IN_A_ROW = 8
 
 
 class Why(IntEnum):
-    """Why a worker returns its loan."""
+    """The reason for which a worker returns its loan."""
 
     ENDED = 0
     """The node wants it back, its numbers are used up, or the worker is to be replaced."""
@@ -91,7 +88,7 @@ class OwnWait:
         turn: Of the worker.
         operate: Runs an operation: takes its number and the arguments of Celery's tracer, and
             returns how it ended, its result and the seconds that it took.
-        is_worn: Returns whether the worker is to be replaced after so many operations more.
+        is_worn: Returns whether the worker is to be replaced.
         reply: Sends the node a message.
     """
 
@@ -102,7 +99,7 @@ class OwnWait:
         turn: Turn,
         *,
         operate: Callable[[int, tuple[Any, ...]], tuple[Run, StoredResult | None, float]],
-        is_worn: Callable[[int], bool],
+        is_worn: Callable[[], bool],
         reply: Callable[[int, tuple[Any, ...]], None],
     ) -> None:
         self._shortcut, self._plain, self._turn = shortcut, plain, turn
@@ -110,7 +107,9 @@ class OwnWait:
         self._loan: Loan
         self._wire: Wire
         self._number = 0
-        """Of the next operation."""
+        """Number of the next operation."""
+        self._end = 0
+        """Number of the operation that is not begun any more."""
         self._finished: _Finished | None = None
         """The operation whose completion the server has not confirmed."""
         self._leave: BaseException | None = None
@@ -118,14 +117,19 @@ class OwnWait:
         self._in_a_row = 0
         """Operations that came without a wait."""
 
-    def serve(self, loan: Loan) -> tuple[int, BaseException | None]:
+    def serve(self, loan: Loan, most: int) -> tuple[int, BaseException | None]:
         """Run what comes until the loan is returned.
+
+        Args:
+            loan: Its terms.
+            most: How many operations the worker may run until it is replaced.
 
         Returns:
             How many operations were run, and the exception with which the last of them leaves
             the process.
         """
         self._loan, self._number = loan, loan.operation
+        self._end = min(loan.end, loan.operation + most)
         self._leave, self._lasts, self._in_a_row = None, {}, 0
         why = self._run()
         done = self._number - loan.operation - (why is Why.HANDED_OVER)
@@ -171,12 +175,8 @@ class OwnWait:
         return Why.ENDED
 
     def _goes_on(self) -> bool:
-        number, loan = self._number, self._loan
-        return (
-            self._leave is None
-            and self._turn.recalled() < number < loan.end
-            and not self._is_worn(number - loan.operation)
-        )
+        its = self._turn.recalled() < self._number < self._end
+        return its and self._leave is None and not self._is_worn()
 
     def _exchange(self, commands: bytes, expected: int) -> list[Any]:
         """Complete what has finished, send commands, and return their answers.

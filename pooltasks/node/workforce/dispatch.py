@@ -10,27 +10,22 @@ wait behind it are taken back and go to other workers.
 from __future__ import annotations
 
 import errno
-import pickle
-import struct
 import time
 from collections import deque
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pooltasks.broker.results import StoredResult
 from pooltasks.node.worker.outcome import UNTOLD, Ending
 from pooltasks.node.workforce.durations import Durations
+from pooltasks.node.workforce.frames import JOBS, frame
 from pooltasks.node.workforce.jobs import Blame, Job
 from pooltasks.node.workforce.sharing import AHEAD, MOST, TOGETHER, fits, least_loaded, share_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+    from collections.abc import Callable, Collection, Iterable, MutableMapping
 
     from pooltasks.node.worker.shortcut import Claims
-    from pooltasks.node.workforce.jobs import Call, Lane, Owner, TimeKeeper, Worker
-
-JOBS = 66
-"""Message to a worker: operations to run, in their order."""
+    from pooltasks.node.workforce.jobs import Begun, Call, Lane, Owner, TimeKeeper, Worker
 
 _STUCK = 0.1
 """Seconds after which a worker with several slots should have begun what was written to it."""
@@ -85,7 +80,8 @@ class Dispatch:
         """Seconds of work that a worker with one slot may have waiting."""
         self._hub: Any = None
         self._uses = 0
-        self._begun: tuple[Worker, int, float, list[Job]] | None = None
+        self.begun: Begun | None = None
+        """The operation, begun by a worker, of which the next job is."""
         self.durations = Durations()
 
     def start(self, hub: Any) -> None:
@@ -123,14 +119,8 @@ class Dispatch:
         if not self._is_open:
             return None
         job = Job(self, call, owner, limits=limits, correlation_id=correlation_id)
-        if self._begun is not None and not job.is_failure():
-            worker, number, since, found = self._begun
-            job.number = number
-            worker.lane.jobs[number] = job
-            job.write_to(worker)
-            found.append(job)
-            # Its owner knows the job when this has returned.
-            job.accept(worker.pid, since)
+        if self.begun is not None and not job.is_failure():
+            self.begun.take(job)
             return job
         if job.is_failure():
             self.waiting.appendleft(job)  # somebody has waited for it already
@@ -140,25 +130,6 @@ class Dispatch:
         if self.durations.of(job.name)[1] > TOGETHER and len(self.waiting) == 1 and self._rests():
             self.hand_out()
         return job
-
-    @contextmanager
-    def begun(self, worker: Worker, number: int, since: float) -> Iterator[list[Job]]:
-        """Take what is submitted meanwhile for an operation that a worker has begun by itself.
-
-        Args:
-            worker: The worker.
-            number: The operation's number there.
-            since: When it began, in monotonic seconds.
-
-        Yields:
-            A list that gets the job.
-        """
-        found: list[Job] = []
-        self._begun = worker, number, since, found
-        try:
-            yield found
-        finally:
-            self._begun = None
 
     def _rests(self) -> bool:
         """Return whether a slot has nothing to do; it need not wait for the loop's next turn."""
@@ -223,24 +194,14 @@ class Dispatch:
             worker.lane.used = self._uses
             self._writes[worker.index] += len(jobs)
             is_alone = self._slots == len(worker.lane.jobs) == 1 and not self.waiting
-            worker.lane.unsent = memoryview(self._frame(jobs, is_alone))
+            worker.lane.unsent = frame(JOBS, [self._written(job, is_alone) for job in jobs])
             self.write(worker)
         self._on_written()
 
-    def _frame(self, jobs: list[Job], is_alone: bool) -> bytes:
-        operations = []
-        for job in jobs:
-            accepts_first = not job.is_failure() and self._accepts_first(job.name)
-            claim = self._claims.of(job) if is_alone and not accepts_first else None
-            call = job.call
-            operations.append(
-                (
-                    *(job.number, job.key, accepts_first, claim and tuple(claim)),
-                    *(int(call.kind), call.wants_traceback, call.payload),
-                )
-            )
-        payload = pickle.dumps((JOBS, operations), pickle.HIGHEST_PROTOCOL)
-        return struct.pack("!i", len(payload)) + payload
+    def _written(self, job: Job, is_alone: bool) -> tuple[Any, ...]:
+        accepts_first = not job.is_failure() and self._accepts_first(job.name)
+        claim = self._claims.of(job) if is_alone and not accepts_first else None
+        return job.written(accepts_first, claim)
 
     def write(self, worker: Worker) -> None:
         """Write what is not sent yet to a worker's pipe, now or when there is room."""

@@ -19,6 +19,7 @@ from pooltasks.node.workforce.durations import LONG
 if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
     from pooltasks.node.worker.outcome import Ending
+    from pooltasks.node.worker.shortcut import Claim
     from pooltasks.node.workforce.loans import Lent
 
 
@@ -180,6 +181,17 @@ class Job(ApplyResult):
         """Note the worker that it is written to; None if it goes to another."""
         self._write_to = self._scheduled_for = process
 
+    def written(self, accepts_first: bool, claim: Claim | None) -> tuple[Any, ...]:
+        """Return it as it is written to its worker, in plain data.
+
+        Args:
+            accepts_first: Whether the worker says that it begins it.
+            claim: The reservation that the worker may complete.
+        """
+        call = self.call
+        its = (self.number, self.key, accepts_first, claim and tuple(claim))
+        return (*its, int(call.kind), call.wants_traceback, call.payload)
+
     def accept(self, pid: int, at: float) -> None:
         """Note, once, that worker ``pid`` began it ``at`` (monotonic seconds)."""
         self._ack(None, at, pid, None)
@@ -245,6 +257,26 @@ class Job(ApplyResult):
     def is_terminated(self) -> bool:
         """Return whether somebody wants its worker to be ended."""
         return self._terminated is not None
+
+
+@dataclass
+class Begun:
+    """An operation that a worker has begun by itself, until its node has a job of it."""
+
+    worker: Worker
+    number: int
+    """Its number in the worker's turn."""
+    since: float
+    """When it began, in monotonic seconds."""
+    job: Job | None = None
+
+    def take(self, job: Job) -> None:
+        """Take its job."""
+        self.job = job
+        job.number = self.number
+        self.worker.lane.jobs[self.number] = job
+        job.write_to(self.worker)
+        job.accept(self.worker.pid, self.since)
 
 
 @dataclass

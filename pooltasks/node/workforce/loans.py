@@ -8,15 +8,14 @@ soon as it has anything to do with its workers, and lends again some time later.
 
 from __future__ import annotations
 
-import pickle
-import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery.utils.log import get_logger
-
-from pooltasks.node.worker.own_wait import LOAN, LONG, Why
+from pooltasks.node.worker.own_wait import LONG, Why
+from pooltasks.node.workforce.frames import LOAN, frame
+from pooltasks.node.workforce.jobs import Begun
+from pooltasks.node.workforce.replies import FETCHED, HANDED, RETURNED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from pooltasks.broker.loan import Loan
     from pooltasks.node.workforce.dispatch import Dispatch
     from pooltasks.node.workforce.jobs import Job, Worker
-
-logger = get_logger(__name__)
 
 LOOK = 0.04
 """Seconds between two looks at the workers that have loans."""
@@ -131,6 +128,11 @@ class Loans:
         """Return whether a worker has a loan, or has ended with it."""
         return bool(self._dead) or any(worker.lane.lent for worker in self._workers)
 
+    @property
+    def takes_begun(self) -> bool:
+        """Whether the operation that comes next is one that a worker has begun by itself."""
+        return self._dispatch.begun is not None
+
     def may_cover(self, reservation: str) -> bool:
         """Return whether a reservation may be that of a worker, though the node has not seen it."""
         its = (*self._dead, *(lent for _, lent in self._lent()))
@@ -186,8 +188,7 @@ class Loans:
         loan = self.intake.lend(lane.written + 1, len(self._open_to))
         lane.written = loan.end - 1
         lane.lent = Lent(loan, time.monotonic(), lane.done)
-        payload = pickle.dumps((LOAN, tuple(loan)), pickle.HIGHEST_PROTOCOL)
-        lane.unsent = memoryview(struct.pack("!i", len(payload)) + payload)
+        lane.unsent = frame(LOAN, tuple(loan))
         self._dispatch.write(worker)
         if not self._looks:
             self._look_later()
@@ -237,18 +238,31 @@ class Loans:
 
         self.intake.find(reservation, found)
 
-    def _make_known(self, worker: Worker, lent: Lent, number: int, since: float, raw: bytes) -> bool:
+    def _make_known(
+        self, worker: Worker, lent: Lent, number: int, since: float, raw: bytes
+    ) -> bool:
         """Make an operation the node's own; return False if that has to wait."""
         intake = self.intake
         if number in worker.lane.jobs or intake is None or not intake.is_of(lent.loan):
             return True
-        with self._dispatch.begun(worker, number, since) as found:
+        begun = self._dispatch.begun = Begun(worker, number, since)
+        try:
             is_known = intake.make_known(lent.loan.reservation_of(number), raw)
-        if lent.is_dead and found:
-            self._on_lost(found[0], worker)
+        finally:
+            self._dispatch.begun = None
+        if lent.is_dead and begun.job is not None:
+            self._on_lost(begun.job, worker)
         return is_known
 
     # The wait is taken back.
+
+    def handlers(self) -> dict[int, Callable[..., None]]:
+        """Return what takes the messages of workers, by their kinds."""
+        return {
+            HANDED: self.on_handed,
+            FETCHED: self.on_fetched,
+            RETURNED: self.on_returned,
+        }
 
     def recall(self) -> None:
         """Take the wait back: nothing begins any more, and what runs goes on."""
@@ -323,4 +337,3 @@ def _is_open(its: tuple[Worker, Lent]) -> bool:
     """Return whether a worker may still have a reservation that the node does not know."""
     worker, lent = its
     return not any(number >= lent.loan.operation for number in worker.lane.jobs)
-

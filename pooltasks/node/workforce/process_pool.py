@@ -19,7 +19,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from billiard.pool import RUN, TERMINATE
-from celery.concurrency.asynpool import AsynPool
 
 from pooltasks.node.worker.child import EX_WARM_UP_FAILED, REWARM_SIGNAL, WARMED, WARMING
 from pooltasks.node.worker.error_reports import ERRED, ErrorReport
@@ -30,10 +29,11 @@ from pooltasks.node.workforce.dispatch import Dispatch
 from pooltasks.node.workforce.equipment import Equipment
 from pooltasks.node.workforce.jobs import Lane
 from pooltasks.node.workforce.loans import Loans
-from pooltasks.node.workforce.replies import FETCHED, HANDED, PART, RETURNED, Replies
+from pooltasks.node.workforce.replies import PART, Replies
 from pooltasks.node.workforce.sizing import Sizing
 from pooltasks.node.workforce.timeouts import Deadlines, TimeLimits
 from pooltasks.node.workforce.warm_ups import WarmUps
+from pooltasks.node.workforce.watched_pool import WatchedPool
 from pooltasks.optimizer.overflow import LOOK
 
 if TYPE_CHECKING:
@@ -46,10 +46,8 @@ if TYPE_CHECKING:
     from pooltasks.node.workforce.jobs import Job
     from pooltasks.pool_settings import WarmUp
 
-_REAP_AGAIN = 0.002
 
-
-class ProcessPool(AsynPool):
+class ProcessPool(WatchedPool):
     """Processes of one node.
 
     Celery writes a job to any worker whose pipe it knows. The pipe of a worker that rests
@@ -129,11 +127,7 @@ class ProcessPool(AsynPool):
         )
         self.recall = self.loans.recall
         self._result_handler.dispatch = self.dispatch
-        self._result_handler.of_loans = {
-            HANDED: self.loans.on_handed,
-            FETCHED: self.loans.on_fetched,
-            RETURNED: self.loans.on_returned,
-        }
+        self._result_handler.of_loans = self.loans.handlers()
         handlers = self._result_handler.state_handlers
         handlers[WARMING] = self.warm_ups.on_warming
         handlers[WARMED] = lambda *plain: self.warm_ups.on_warmed(WorkerReport.of(*plain))
@@ -297,28 +291,6 @@ class ProcessPool(AsynPool):
                 process._job_terminated = False  # noqa: SLF001  billiard's name
 
     # Processes are reaped.
-
-    def _track_child_process(self, proc: Any, hub: Any) -> None:
-        """Have the loop notice a worker's end, whatever processes it has started.
-
-        Celery waits for the end of a pipe that the worker keeps open; a process
-        that the worker has started may keep it open for ever.
-        """
-        if not hasattr(proc, "_sentinel_poll"):
-            # Not on every system; or the worker was reaped already. Then the pipe tells.
-            with suppress(AttributeError, OSError):
-                proc._sentinel_poll = os.pidfd_open(proc.pid)  # noqa: SLF001  Celery's name
-        super()._track_child_process(proc, hub)
-
-    def _event_process_exit(self, hub: Any, proc: Any, again: float = _REAP_AGAIN) -> None:
-        """Reap a worker whose sentinel says that it ends.
-
-        The kernel closes a process's files some moments before it can be waited
-        for. Celery looks once, and would see such a death 5 s later.
-        """
-        super()._event_process_exit(hub, proc)
-        if proc in self._pool:
-            hub.call_later(again, self._event_process_exit, hub, proc, min(1.0, 2 * again))
 
     def process_flush_queues(self, proc: Any) -> None:
         """Read the last messages of a worker that ended, and note the operations it was running."""

@@ -83,7 +83,9 @@ class TaskPool(prefork.TaskPool):
             extension.pool,
             hostname,
             now=extension.clock.now,
-            send=sent_by(impatient_client(self.app)) if self._is_stock else self.intake.send_errors,
+            send=sent_by(impatient_client(self.app))
+            if self._is_stock
+            else self.intake.sender.errors,
         )
         if not self._is_stock:
             self.intake.errors = self.errors
@@ -110,7 +112,7 @@ class TaskPool(prefork.TaskPool):
                 self.scoreboard,
                 self._workforce,
                 room=self._room,
-                send=None if self._is_stock else self.intake.send_sample,
+                send=None if self._is_stock else self.intake.sender.sample,
                 errors=self.errors,
             )
         # Every worker asks for it first of all, and billiard may import a parser of C to do so.
@@ -124,8 +126,9 @@ class TaskPool(prefork.TaskPool):
         limits = limited_operations(self.app, keys.queue(extension.pool)).values()
         if any(its.fair for its in limits):
             self._pool.dispatch.ahead = AHEAD_OF_TURNS
+        self.loans = self._pool.loans
         if not self._is_stock:
-            self.intake.lend_with(self._pool.loans)
+            self.intake.lend_with(self.loans)
         self.submit = self._pool.dispatch.submit
         self.gatherer = Gatherer(self.submit)
         self.flush = self._flush
@@ -167,7 +170,7 @@ class TaskPool(prefork.TaskPool):
 
     def recall(self) -> None:
         """Have no worker begin anything more."""
-        self._pool.loans.recall()
+        self.loans.recall()
         self._pool.dispatch.recall()
 
     def forget_what_has_not_begun(self) -> bool:
@@ -186,8 +189,8 @@ class TaskPool(prefork.TaskPool):
 
     def is_idle(self) -> bool:
         """Return whether no operation is in the pool."""
-        pool = self._pool
-        return not pool.dispatch.jobs and self.gatherer.is_empty() and not pool.loans.is_out()
+        has_jobs = self._pool.dispatch.jobs or self.loans.is_out()
+        return not has_jobs and self.gatherer.is_empty()
 
     def depth(self) -> int:
         """Return how many operations a slot can have at a time."""
