@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.utils.functional import maybe_list
 from celery.worker import state as worker_state
-from celery.worker.control import control_command, inspect_command, nok
+from celery.worker.control import control_command, inspect_command, nok, ok
 from celery.worker.control import revoke as celerys_revoke
 from celery.worker.request import Request
 from pydantic import ValidationError
@@ -82,14 +82,19 @@ def revoke(
 ) -> Any:
     """Revoke task by task id (or list of ids)."""
     consumer = state.consumer
-    answer = celerys_revoke(state, task_id, terminate, signal, **options)
     loans = getattr(consumer.pool, "loans", None)
     if loans is not None:
         loans.recall()
-    if loans is not None and loans.is_out() and terminate:
-        # The node knows by then whatever workers had begun by themselves.
-        again = (state, task_id, terminate, signal)
-        consumer.timer.call_after(_KNOWN_SECONDS, celerys_revoke, again, options)
+    if loans is not None and loans.is_out():
+        # Nothing of it begins any more. Celery sees later, when the node knows them, to those
+        # that workers have begun by themselves.
+        ids = maybe_list(task_id) or []
+        worker_state.revoked.update(ids)
+        order = (state, task_id, terminate, signal)
+        consumer.timer.call_after(_KNOWN_SECONDS, celerys_revoke, order, options)
+        answer = ok(f"tasks {', '.join(ids)} flagged as revoked")
+    else:
+        answer = celerys_revoke(state, task_id, terminate, signal, **options)
     intake = getattr(consumer, "intake", None)
     if intake is not None:
         # Operations that wait for their time at the server end as revoked now.

@@ -113,7 +113,8 @@ class OwnWait:
         self._finished: _Finished | None = None
         """The operation whose completion the server has not confirmed."""
         self._leave: BaseException | None = None
-        self._lasts: dict[str, float] = {}
+        self._ran: dict[str, tuple[int, float]] = {}
+        """How many operations of each name were run, and the seconds that the last has taken."""
         self._in_a_row = 0
         """Operations that came without a wait."""
 
@@ -130,11 +131,11 @@ class OwnWait:
         """
         self._loan, self._number = loan, loan.operation
         self._end = min(loan.end, loan.operation + most)
-        self._leave, self._lasts, self._in_a_row = None, {}, 0
+        self._leave, self._ran, self._in_a_row = None, {}, 0
         why = self._run()
         done = self._number - loan.operation - (why is Why.HANDED_OVER)
         self._turn.leave_out(loan.end - 1)
-        self._reply(RETURNED, (int(why), done, self._lasts))
+        self._reply(RETURNED, (int(why), done, self._ran))
         return done, self._leave
 
     def _run(self) -> Why:
@@ -236,7 +237,8 @@ class OwnWait:
             return False
         its = self._operate(number, arguments)
         finished = _Finished(number, raw, *its, time.monotonic() - before >= LONG)
-        self._lasts[arguments[0]] = finished.seconds
+        count, _ = self._ran.get(arguments[0], (0, 0.0))
+        self._ran[arguments[0]] = count + 1, finished.seconds
         self._leave = finished.run.leave
         if finished.is_plain:
             self._finished = finished

@@ -9,8 +9,11 @@ soon as it has anything to do with its workers, and lends again some time later.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from celery.worker import state
 
 from pooltasks.node.worker.own_wait import LONG, Why
 from pooltasks.node.workforce.frames import LOAN, frame
@@ -32,6 +35,8 @@ _RATE = 4.0
 """Operations a second and worker from which on the node lends: below, it waits itself."""
 _MEASURED = 0.25
 """Seconds for which the rate is measured."""
+_SILENCE = 4.0
+"""Seconds in which a worker begins an operation, or returns its loan; one that does not hangs."""
 _SHORT = 0.02
 """Seconds that operations take on average at the most: of longer ones the way costs little."""
 _FIRST_REST, _LONGEST_REST = 0.1, 5.0
@@ -68,7 +73,6 @@ class Lent:
     """A loan that a worker has."""
 
     loan: Loan
-    since: float
     done: int
     """How many operations the worker had done before."""
     ended: int = 0
@@ -77,6 +81,20 @@ class Lent:
     """Number of the last operation whose message was asked for."""
     is_dead: bool = False
     """Whether the worker has ended with it."""
+    is_given_up: bool = False
+    """Whether the worker was silent: it begins nothing, and its messages are given back."""
+    heard: int = 0
+    """The operation that the worker has begun last."""
+    heard_at: float = 0.0
+    """When that was first seen, in monotonic seconds."""
+    known: Counter[str] = field(default_factory=Counter)
+    """The operations that were made the node's own, by name."""
+
+    def may_be(self, reservation: str) -> bool:
+        """Return whether a reservation may be the worker's, though the node has not seen it."""
+        if self.is_given_up:  # it may have begun that one just before
+            return reservation == self.loan.reservation_of(self.heard)
+        return self.loan.covers(reservation)
 
 
 class Loans:
@@ -136,7 +154,7 @@ class Loans:
     def may_cover(self, reservation: str) -> bool:
         """Return whether a reservation may be that of a worker, though the node has not seen it."""
         its = (*self._dead, *(lent for _, lent in self._lent()))
-        return any(lent.loan.covers(reservation) for lent in its)
+        return any(lent.may_be(reservation) for lent in its)
 
     # The wait is lent.
 
@@ -187,7 +205,7 @@ class Loans:
         lane = worker.lane
         loan = self.intake.lend(lane.written + 1, len(self._open_to))
         lane.written = loan.end - 1
-        lane.lent = Lent(loan, time.monotonic(), lane.done)
+        lane.lent = Lent(loan, lane.done, heard_at=time.monotonic())
         lane.unsent = frame(LOAN, tuple(loan))
         self._dispatch.write(worker)
         if not self._looks:
@@ -203,22 +221,29 @@ class Loans:
         self._looks = False
         now = time.monotonic()
         for worker, lent in self._lent():
-            self._count(worker, lent)
-            turn = worker.lane.turn
-            for number, since in turn.running().items():
-                # Of one that has ended the node hears only if it took long.
-                if now - since >= _TAKES_LONG and turn.slot_of(number) is not None:
-                    self._find(worker, lent, number, since)
+            self._look_at(worker, lent, now)
         if self._is_lending and self._dispatch.durations.mean > 2 * _SHORT:
             self.recall()
         self.goes_on()
+        self._mend()
         if self.is_out():
             self._look_later()
 
-    @staticmethod
-    def _count(worker: Worker, lent: Lent) -> None:
-        begun = worker.lane.turn.last() - lent.loan.operation + 1
-        worker.lane.done = lent.done + max(0, begun - 1)
+    def _look_at(self, worker: Worker, lent: Lent, now: float) -> None:
+        turn = worker.lane.turn
+        last = turn.last()
+        worker.lane.done = lent.done + max(0, last - lent.loan.operation)
+        if last != lent.heard:
+            lent.heard, lent.heard_at = last, now
+        for number, since in turn.running().items():
+            # Of one that has ended the node hears only if it took long.
+            if now - since >= _TAKES_LONG and turn.slot_of(number) is not None:
+                self._find(worker, lent, number, since)
+            lent.heard_at = now
+        if now - lent.heard_at >= _SILENCE and not lent.is_given_up:
+            lent.is_given_up = self._is_broken = True
+            turn.recall(lent.loan.end - 1)
+            self.recall()
 
     def _find(self, worker: Worker, lent: Lent, number: int, since: float) -> None:
         """Make an operation that a worker has begun the node's own."""
@@ -234,7 +259,7 @@ class Loans:
                 lent.asked = number if is_known else 0
             if lent in self._dead:
                 self._dead.remove(lent)
-                self._mend()
+            self._mend()
 
         self.intake.find(reservation, found)
 
@@ -250,6 +275,8 @@ class Loans:
             is_known = intake.make_known(lent.loan.reservation_of(number), raw)
         finally:
             self._dispatch.begun = None
+        if begun.job is not None:
+            lent.known[begun.job.name] += 1
         if lent.is_dead and begun.job is not None:
             self._on_lost(begun.job, worker)
         return is_known
@@ -278,7 +305,9 @@ class Loans:
     def on_handed(self, worker: Worker, reservation: str, raw: bytes) -> None:
         """Take a message that a worker has reserved, and leaves to the node."""
         lent = worker.lane.lent
-        if lent is not None and self.intake is not None and self.intake.is_of(lent.loan):
+        if lent is None or lent.is_given_up or self.intake is None:
+            return  # it was given back
+        if self.intake.is_of(lent.loan):
             self.intake.take(reservation, raw)
 
     def on_fetched(self, worker: Worker, number: int, reservation: str, raw: bytes) -> None:
@@ -289,15 +318,26 @@ class Loans:
         if not self._make_known(worker, lent, number, time.monotonic(), raw):
             self.on_handed(worker, reservation, raw)  # it runs again: nobody can hear of its end
 
-    def on_returned(self, worker: Worker, why: int, done: int, lasts: dict[str, float]) -> None:
-        """Take a loan back."""
+    def on_returned(
+        self, worker: Worker, why: int, done: int, ran: dict[str, tuple[int, float]]
+    ) -> None:
+        """Take a loan back.
+
+        Args:
+            worker: The worker that had it.
+            why: The reason.
+            done: How many operations it has run.
+            ran: How many of each name, and the seconds that the last of them has taken.
+        """
         lane, lent = worker.lane, worker.lane.lent
         if lent is None:
             return
         lane.lent = None
         lane.done = lent.done + done
-        for name, seconds in lasts.items():
+        for name, (number, seconds) in ran.items():
             self._dispatch.durations.note(name, seconds)
+            # Celery counts those that are the node's own, when they begin.
+            state.total_count[name] += number - lent.known[name]
         self._is_broken |= why == Why.BROKEN
         if why != Why.ENDED:
             self.recall()
@@ -336,4 +376,6 @@ class Loans:
 def _is_open(its: tuple[Worker, Lent]) -> bool:
     """Return whether a worker may still have a reservation that the node does not know."""
     worker, lent = its
-    return not any(number >= lent.loan.operation for number in worker.lane.jobs)
+    return not lent.is_given_up and not any(
+        number >= lent.loan.operation for number in worker.lane.jobs
+    )

@@ -101,7 +101,7 @@ class Upkeep:
             cpu, memory = _cpu_and_memory(process.pid)
         except OSError:
             return None
-        jobs, turn = process.lane.jobs, process.lane.turn
+        jobs, turn, lent = process.lane.jobs, process.lane.turn, process.lane.lent
         running = {number: since for number, since in turn.running().items() if number in jobs}
         overdue = max(
             (
@@ -114,6 +114,8 @@ class Upkeep:
         unaccepted = None
         if len(running) < self._settings.slots and process.pid not in self._pool.warm_ups.warming:
             unaccepted = min((number for number in jobs if number not in running), default=None)
+            if lent is not None and lent.is_given_up:
+                unaccepted = lent.heard + 1
         return Vitals(process.pulse.beats, cpu, memory, unaccepted, overdue)
 
     def recycle(self) -> None:
