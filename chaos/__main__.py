@@ -328,9 +328,12 @@ def model_(examples: int, steps: int, seed: int) -> None:
 @main.command("points")
 @click.option("--share", type=click.IntRange(min=1), help="How many points; all by default.")
 @click.option("--slots", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--paced", is_flag=True, help="Operations come one by one: workers wait at the server."
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Which share.")
 @json_option
-def points_(share: int | None, slots: int, seed: int, as_json: bool) -> None:
+def points_(share: int | None, slots: int, paced: bool, seed: int, as_json: bool) -> None:
     """Kill a node, a worker or a producer before and after each of its writes to the server.
 
     Exits with 1 when an accepted operation has no end, or runs twice that must not.
@@ -343,7 +346,8 @@ def points_(share: int | None, slots: int, seed: int, as_json: bool) -> None:
             click.echo(f"{outcome.point}{reached}: {outcome.accepted} accepted, {problems}")
 
     with _empty_folder() as folder:
-        show(points(folder, share, seed, slots, tell), as_json=as_json)
+        found = points(folder, share, seed, tell, slots=slots, paced=paced)
+        show(found, as_json=as_json)
 
 
 if __name__ == "__main__":

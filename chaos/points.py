@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _PATIENCE = 15.0
+_PACE = 0.008
+"""Seconds between two operations that come one by one."""
+_LEAD = 60
+"""Operations that come before the others then, until the workers wait at the server themselves."""
 _OPERATIONS = ("chaos.operations", "chaos.point_operations")
 
 
@@ -74,22 +79,28 @@ class Accepted(NamedTuple):
     id: str
 
 
-def publish(app: Any, accept: Callable[[Accepted], None]) -> None:
+def publish(app: Any, accept: Callable[[Accepted], None], *, paced: bool = False) -> None:
     """Publish the scenario: 30 operations of every kind.
 
     Args:
         app: The application.
         accept: Hears of each operation as soon as it is accepted.
+        paced: Whether they come one by one, after others. None is revoked then: the node would
+            have to see each operation itself.
     """
     work, its = app.tasks["chaos.operations.work"], "chaos.point_operations"
     once, early = app.tasks[f"{its}.once"], app.tasks[f"{its}.early"]
     retried, refused = app.tasks[f"{its}.retried"], app.tasks[f"{its}.refused"]
 
     def send(kind: str, operation: Any, *args: Any, **options: Any) -> str:
+        if paced:
+            time.sleep(_PACE)
         result = operation.apply_async(args, **options)
         accept(Accepted(kind, result.id))
         return str(result.id)
 
+    for _ in range(_LEAD if paced else 0):
+        send("plain", work, "finish")
     send("poison", work, "kill")
     for _ in range(3):
         send("delayed", work, "finish", countdown=0.5)
@@ -99,12 +110,13 @@ def publish(app: Any, accept: Callable[[Accepted], None]) -> None:
         send("early", early)
         send("retried", retried)
         send("refused", refused)
-        app.control.revoke(send("revoked", work, "finish", countdown=0.3))
+        if not paced:
+            app.control.revoke(send("revoked", work, "finish", countdown=0.3))
     header = [work.s("finish") for _ in range(3)]
     body = chord(header)(app.tasks[f"{its}.gathered"].s())
     for each in (*body.parent.results, body):
         accept(Accepted("chord", each.id))
-    for _ in range(8):
+    for _ in range(30 if paced else 8):
         send("plain", work, "finish")
 
 
@@ -125,10 +137,12 @@ class Scenario:
     Args:
         folder: An empty folder.
         slots: Of each worker.
+        paced: Whether operations come one by one.
     """
 
-    def __init__(self, folder: Path, slots: int) -> None:
+    def __init__(self, folder: Path, slots: int, *, paced: bool) -> None:
         self._folder = folder
+        self._paced = paced
         self._cluster = Cluster(folder, nodes=0, workers=2, max_deliveries=2, control=False)
         configuration = Path(self._cluster.environment["POOLTASKS_CONFIG"])
         text = configuration.read_text().replace(
@@ -161,9 +175,11 @@ class Scenario:
         """Return how often each kind of process writes while the scenario runs."""
         self._fuse.light(self._port, None, 0, is_sent=False)
         accepted: list[Accepted] = []
-        publish(self._app, accepted.append)
+        publish(self._app, accepted.append, paced=self._paced)
         self._settled(accepted)
         found = {role: self._fuse.written(role) for role in (Role.NODE, Role.WORKER)}
+        if self._paced:
+            return found
         self._fuse.light(self._port, None, 0, is_sent=False)
         self._settled(self._publish_elsewhere())
         return {**found, Role.PRODUCER: self._fuse.written(Role.PRODUCER)}
@@ -176,7 +192,7 @@ class Scenario:
         if point.role is Role.PRODUCER:
             accepted = self._publish_elsewhere()
         else:
-            publish(self._app, accepted.append)
+            publish(self._app, accepted.append, paced=self._paced)
         problems = self._settled(accepted)
         return Outcome(point, self._fuse.has_burnt(), len(accepted), problems)
 
@@ -213,7 +229,13 @@ class Scenario:
 
 
 def points(
-    folder: Path, share: int | None, seed: int, slots: int, tell: Callable[[Outcome], None]
+    folder: Path,
+    share: int | None,
+    seed: int,
+    tell: Callable[[Outcome], None],
+    *,
+    slots: int,
+    paced: bool,
 ) -> Report:
     """Run the scenario at each point, or at some of them.
 
@@ -221,10 +243,11 @@ def points(
         folder: An empty folder.
         share: How many points; None: all.
         seed: Which ones.
-        slots: Of each worker.
         tell: Hears of each outcome.
+        slots: Of each worker.
+        paced: Whether operations come one by one, so that workers wait at the server themselves.
     """
-    with Scenario(folder, slots) as scenario:
+    with Scenario(folder, slots, paced=paced) as scenario:
         every = [
             Point(role, write, is_sent)
             for role, writes in scenario.writes().items()

@@ -192,7 +192,7 @@ class NodeSession:
         link.close()
         now = time.monotonic()
         if link is self.intake and self.is_stopping:
-            self._find_what_no_answer_told()
+            self.find_what_no_answer_told()
             return
         if self._away_since is None:
             self._away_since = now
@@ -205,7 +205,7 @@ class NodeSession:
                 logger.info("a connection to the server broke and is open again: %s", error)
             self._try_at = time.monotonic() + self._pause
 
-    def _find_what_no_answer_told(self) -> None:
+    def find_what_no_answer_told(self) -> None:
         """Have what the intake reserved last be known: a node that stops opens it no more."""
 
         def found(reservations: list[bytes]) -> None:

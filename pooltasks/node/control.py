@@ -10,6 +10,7 @@ from celery.utils.functional import maybe_list
 from celery.worker import state as worker_state
 from celery.worker.control import control_command, inspect_command, nok, ok
 from celery.worker.control import revoke as celerys_revoke
+from celery.worker.control import revoke_by_stamped_headers as celerys_revoke_by_headers
 from celery.worker.request import Request
 from pydantic import ValidationError
 
@@ -81,25 +82,50 @@ def revoke(
     state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **options: Any
 ) -> Any:
     """Revoke task by task id (or list of ids)."""
-    consumer = state.consumer
-    loans = getattr(consumer.pool, "loans", None)
-    if loans is not None:
-        loans.recall()
-    if loans is not None and loans.is_out():
-        # Nothing of it begins any more. Celery sees later, when the node knows them, to those
-        # that workers have begun by themselves.
-        ids = maybe_list(task_id) or []
-        worker_state.revoked.update(ids)
-        order = (state, task_id, terminate, signal)
-        consumer.timer.call_after(_KNOWN_SECONDS, celerys_revoke, order, options)
-        answer = ok(f"tasks {', '.join(ids)} flagged as revoked")
-    else:
+    ids = maybe_list(task_id) or []
+    if _knows_all(state):
         answer = celerys_revoke(state, task_id, terminate, signal, **options)
-    intake = getattr(consumer, "intake", None)
+    else:
+        worker_state.revoked.update(ids)  # nothing of it begins any more
+        order = (state, task_id, terminate, signal)
+        state.consumer.timer.call_after(_KNOWN_SECONDS, celerys_revoke, order, options)
+        answer = ok(f"tasks {', '.join(ids)} flagged as revoked")
+    intake = getattr(state.consumer, "intake", None)
     if intake is not None:
         # Operations that wait for their time at the server end as revoked now.
-        intake.hurry(maybe_list(task_id) or [])
+        intake.hurry(ids)
     return answer
+
+
+@control_command(
+    args=[("signal", str)],
+    variadic="task_id",
+    signature="<signal> [id1 [id2 [... [idN]]]]",
+)
+def terminate(state: Any, signal: Any, task_id: Any, **_options: Any) -> Any:
+    """Terminate task by task id (or list of ids)."""
+    return revoke(state, task_id, terminate=True, signal=signal)
+
+
+@control_command(variadic="headers", signature="[key1=value1 [key2=value2 [... [keyN=valueN]]]]")
+def revoke_by_stamped_headers(
+    state: Any, headers: Any, terminate: bool = False, signal: Any = None, **options: Any
+) -> Any:
+    """Revoke task by header (or list of headers)."""
+    order = (state, headers, terminate, signal)
+    if _knows_all(state):
+        return celerys_revoke_by_headers(*order, **options)
+    state.consumer.timer.call_after(_KNOWN_SECONDS, celerys_revoke_by_headers, order, options)
+    return ok(f"headers {headers} flagged as revoked")
+
+
+def _knows_all(state: Any) -> bool:
+    """Have workers begin nothing by themselves; return whether the node knows all that runs."""
+    loans = getattr(state.consumer.pool, "loans", None)
+    if loans is None:
+        return True
+    loans.recall()
+    return not loans.is_out()
 
 
 @control_command(args=[("strategy", str), ("commands", list)], signature="[STRATEGY [COMMANDS]]")
@@ -175,7 +201,8 @@ def _drain(consumer: Any) -> dict[str, Any]:
     # An operation that is not due does not count: it goes back to the queue when the node stops.
     reserved = len(worker_state.reserved_requests)
     draining = consumer.pool.draining or consumer.pool.is_retired
-    return {"draining": draining, "reserved": reserved, "empty": draining and not reserved}
+    empty = draining and not reserved and not consumer.pool.loans.is_out()
+    return {"draining": draining, "reserved": reserved, "empty": empty}
 
 
 def _set_prefetch_count(consumer: Any) -> None:

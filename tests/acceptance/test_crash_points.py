@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 SHARE = 3
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-def test_every_operation_has_an_end_wherever_a_process_is_killed(slots):
+@pytest.mark.parametrize("how", ["--slots=1", "--slots=2", "--paced"])
+def test_every_operation_has_an_end_wherever_a_process_is_killed(how):
     seed = random.SystemRandom().randrange(10**6)
-    command = ["points", f"--share={SHARE}", f"--slots={slots}", f"--seed={seed}", "--json"]
+    command = ["points", f"--share={SHARE}", how, f"--seed={seed}", "--json"]
     print("scripts/chaos", *command)  # noqa: T201  shown when it fails
     completed = subprocess.run(
         [sys.executable, "-m", "chaos", *command],

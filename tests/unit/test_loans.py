@@ -427,3 +427,66 @@ def test_a_worker_that_hangs_while_it_waits_begins_nothing_and_its_messages_go_b
     node.give_back(0)
     assert not node.loans.is_out()
     assert node.joined == 1
+
+
+def test_nothing_goes_back_before_all_deaths_that_were_seen_together_are_known(node: Node) -> None:
+    node.begin(1)
+    node.at_server[node.loan(1).reservation_of(node.loan(1).operation)] = b"message"
+    dead = [node.workers.pop(), node.workers.pop()]
+    with node.loans.deaths():
+        for worker in reversed(dead):
+            node.loans.on_gone(worker)
+    assert node.joined == 0
+    node.answer()
+    assert len(node.lost) == 1
+    assert node.joined == 1
+
+
+def test_an_end_that_came_before_its_message_was_found_is_the_end(node: Node) -> None:
+    number = node.begin()
+    reservation = node.loan().reservation_of(number)
+    node.at_server[reservation] = b"message"
+    dead = node.workers.pop(0)
+    node.loans.on_fetched(dead, number, reservation, b"message")
+    node.dispatch.on_done(dead, number, SUCCEEDED, None, 0.001, False)
+    node.loans.on_gone(dead)
+    node.answer()
+    assert node.lost == []
+    assert node.known[reservation].told == ["begins", "ends"]
+
+
+def test_another_operation_that_is_submitted_meanwhile_is_not_taken_for_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = node.begin()
+    reservation = node.loan().reservation_of(number)
+
+    def submit_another(_: str, __: bytes) -> bool:
+        node.submit("another")
+        return True
+
+    monkeypatch.setattr(node, "make_known", submit_another)
+    node.loans.on_fetched(node.workers[0], number, reservation, b"message")
+    assert node.workers[0].lane.jobs == {}
+    assert len(node.dispatch.waiting) == 1
+
+
+def test_an_operation_that_a_silent_worker_has_just_begun_stays_its_own(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loan, turn = node.loan(0), node.workers[0].lane.turn
+    node.look()
+    recall = turn.recall
+
+    def begin_and_recall(number: int) -> None:
+        turn.begin(loan.operation)  # at the first call
+        turn.end()
+        turn.told()
+        recall(number)
+
+    monkeypatch.setattr(turn, "recall", begin_and_recall)
+    pass_time(monkeypatch, 10.0)
+    node.begin(1)
+    node.look()
+    assert node.loans.may_cover(loan.reservation_of(loan.operation))
+    assert not node.loans.may_cover(loan.reservation_of(loan.operation + 1))

@@ -97,6 +97,19 @@ class _NoTimer:
         """Do nothing."""
 
 
+class NoLoans:
+    """The loans of a node whose operations run in its own process: there are none."""
+
+    takes_begun = False
+
+    def recall(self) -> None:
+        """Do nothing."""
+
+    def is_out(self) -> bool:
+        """Return False."""
+        return False
+
+
 class OneWorker:
     """The pool of a debugging node, with one worker that is no process.
 
@@ -113,6 +126,7 @@ class OneWorker:
         **__: Further arguments of a pool of processes.
     """
 
+    loans = NoLoans()
     size = 1
     spares = 0
     coming = 0

@@ -44,6 +44,7 @@ class Lending:
         return (
             self._is_plain
             and intake.session.track is None
+            and not intake.reservations.has_trial
             and intake.session.is_open
             and intake.may_ask()
             and intake.allowed() > 0
@@ -105,4 +106,8 @@ class Lending:
 
     def join_again(self) -> None:
         """Have the server give back what it reserved for a connection that is gone."""
-        self._intake.session.join_again()
+        session = self._intake.session
+        if session.is_stopping:  # it gives this node nothing more
+            session.find_what_no_answer_told()
+        else:
+            session.join_again()

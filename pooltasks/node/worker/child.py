@@ -222,6 +222,8 @@ class WorkerProcess(Worker):
                 done += number
                 if leave is not None:
                     raise leave
+                if self._is_too_large():
+                    done = most
                 continue
             for number, *task in message[1] if message else ():
                 if done >= most or not self.turn.begin(number):

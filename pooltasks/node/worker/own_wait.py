@@ -39,6 +39,8 @@ LONG = 0.02
 """Seconds of an operation whose end its node hears, as it may have begun to look after it."""
 _IDLE_SECONDS = 1.0
 """Seconds without an operation after which a loan is returned."""
+_STRAYS = 3
+"""Messages in a row that the server has moved and put back, as they are the node's."""
 _IN_A_ROW = 8
 """Operations that came without a wait, after which the length of the queue is asked."""
 
@@ -133,8 +135,8 @@ class OwnWait:
         self._end = min(loan.end, loan.operation + most)
         self._leave, self._ran, self._in_a_row = None, {}, 0
         why = self._run()
-        done = self._number - loan.operation - (why is Why.HANDED_OVER)
         self._turn.leave_out(loan.end - 1)
+        done = sum(number for number, _ in self._ran.values())
         self._reply(RETURNED, (int(why), done, self._ran))
         return done, self._leave
 
@@ -156,12 +158,14 @@ class OwnWait:
                 self._tell(self._finished)
 
     def _take_what_comes(self) -> Why:
-        since = time.monotonic()
+        since, strays = time.monotonic(), 0
         while self._goes_on():
             moved, answer = self._exchange(self._loan.ask(self._number), 2)
-            if isinstance(answer, Exception) or isinstance(moved, Exception):
-                return Why.BROKEN  # the message that was moved is in no list
-            if answer in (0, 1):
+            for each in (moved, answer):
+                if isinstance(each, Exception):
+                    raise each  # the message that was moved may be in no list
+            strays = 0 if moved is None or answer else strays + 1
+            if answer in (0, 1) or strays >= _STRAYS:
                 return Why.REFUSED
             if not answer:
                 if time.monotonic() - since >= _IDLE_SECONDS:

@@ -119,7 +119,7 @@ class Dispatch:
         if not self._is_open:
             return None
         job = Job(self, call, owner, limits=limits, correlation_id=correlation_id)
-        if self.begun is not None and not job.is_failure():
+        if self.begun is not None and self.begun.is_of(call):
             self.begun.take(job)
             return job
         if job.is_failure():

@@ -268,7 +268,12 @@ class Begun:
     """Its number in the worker's turn."""
     since: float
     """When it began, in monotonic seconds."""
+    reservation: str
     job: Job | None = None
+
+    def is_of(self, call: Call) -> bool:
+        """Return whether a call is this operation's."""
+        return call.kind is Kind.OPERATION and call.reservation == self.reservation
 
     def take(self, job: Job) -> None:
         """Take its job."""
@@ -319,6 +324,10 @@ class Lane:
         """
         while self.unsent:
             self.unsent = self.unsent[os.write(fd, self.unsent) :]
+
+    def is_running(self) -> bool:
+        """Return whether the worker has an operation."""
+        return bool(self.jobs) or (self.lent is not None and bool(self.turn.running()))
 
     def is_busy(self) -> bool:
         """Return whether the worker has an operation, or may get one by itself."""

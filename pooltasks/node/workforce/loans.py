@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from pooltasks.node.workforce.jobs import Begun
 from pooltasks.node.workforce.replies import FETCHED, HANDED, RETURNED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from pooltasks.broker.loan import Loan
     from pooltasks.node.workforce.dispatch import Dispatch
@@ -126,6 +127,8 @@ class Loans:
         """Whether the server may have reserved a message of which nobody knows."""
         self._dead: list[Lent] = []
         """Loans of workers that have ended, until their operations are known."""
+        self._is_held = False
+        """Whether nothing is mended now."""
         self._hub: Any = None
         self._looks = False
         self._began = 0.0
@@ -136,7 +139,7 @@ class Loans:
     def start(self, hub: Any) -> None:
         """Attach to an event loop."""
         self._hub = hub
-        if self._looks:
+        if self._looks:  # the loop before has forgotten its timers
             self._look_later()
 
     def _lent(self) -> list[tuple[Worker, Lent]]:
@@ -226,14 +229,14 @@ class Loans:
             self.recall()
         self.goes_on()
         self._mend()
-        if self.is_out():
+        if self.is_out() and not self._looks:
             self._look_later()
 
     def _look_at(self, worker: Worker, lent: Lent, now: float) -> None:
         turn = worker.lane.turn
         last = turn.last()
-        worker.lane.done = lent.done + max(0, last - lent.loan.operation)
-        if last != lent.heard:
+        if last != lent.heard and last < lent.loan.end - 1 and not lent.is_given_up:
+            worker.lane.done = lent.done + max(0, last - lent.loan.operation)
             lent.heard, lent.heard_at = last, now
         for number, since in turn.running().items():
             # Of one that has ended the node hears only if it took long.
@@ -241,8 +244,10 @@ class Loans:
                 self._find(worker, lent, number, since)
             lent.heard_at = now
         if now - lent.heard_at >= _SILENCE and not lent.is_given_up:
-            lent.is_given_up = self._is_broken = True
             turn.recall(lent.loan.end - 1)
+            # Read after that: it may have begun another one just now.
+            lent.heard = turn.last()
+            lent.is_given_up = self._is_broken = True
             self.recall()
 
     def _find(self, worker: Worker, lent: Lent, number: int, since: float) -> None:
@@ -253,8 +258,8 @@ class Loans:
         reservation = lent.loan.reservation_of(number)
 
         def found(raw: bytes | None) -> None:
-            is_here = worker.lane.lent is lent and number > lent.ended
-            if raw is not None and (is_here or lent.is_dead):
+            is_its = lent.is_dead or worker.lane.lent is lent
+            if raw is not None and is_its and number > lent.ended:
                 is_known = self._make_known(worker, lent, number, since, raw)
                 lent.asked = number if is_known else 0
             if lent in self._dead:
@@ -270,9 +275,10 @@ class Loans:
         intake = self.intake
         if number in worker.lane.jobs or intake is None or not intake.is_of(lent.loan):
             return True
-        begun = self._dispatch.begun = Begun(worker, number, since)
+        reservation = lent.loan.reservation_of(number)
+        begun = self._dispatch.begun = Begun(worker, number, since, reservation)
         try:
-            is_known = intake.make_known(lent.loan.reservation_of(number), raw)
+            is_known = intake.make_known(reservation, raw)
         finally:
             self._dispatch.begun = None
         if begun.job is not None:
@@ -305,7 +311,7 @@ class Loans:
     def on_handed(self, worker: Worker, reservation: str, raw: bytes) -> None:
         """Take a message that a worker has reserved, and leaves to the node."""
         lent = worker.lane.lent
-        if lent is None or lent.is_given_up or self.intake is None:
+        if lent is None or not lent.may_be(reservation) or self.intake is None:
             return  # it was given back
         if self.intake.is_of(lent.loan):
             self.intake.take(reservation, raw)
@@ -365,9 +371,24 @@ class Loans:
             self._dead.remove(lent)
         self._mend()
 
+    @contextmanager
+    def deaths(self) -> Iterator[None]:
+        """Mend nothing before all deaths that are found meanwhile are known."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        self._mend()
+
     def _mend(self) -> None:
         """Join again if a wait was lost, once it is known of all others what they have reserved."""
-        if self._is_broken and not self._dead and not any(map(_is_open, self._lent())):
+        if (
+            self._is_broken
+            and not self._is_held
+            and not self._dead
+            and not any(map(_is_open, self._lent()))
+        ):
             self._is_broken = False
             if self.intake is not None:
                 self.intake.join_again()

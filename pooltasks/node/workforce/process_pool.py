@@ -323,12 +323,13 @@ class ProcessPool(WatchedPool):
 
     def _join_exited_workers(self, shutdown: bool = False) -> Any:
         before = {process.pid: process for process in self._pool}
-        exitcodes = super()._join_exited_workers(shutdown)
-        gone = before.keys() - {process.pid for process in self._pool}
+        with self.loans.deaths():
+            exitcodes = super()._join_exited_workers(shutdown)
+            gone = before.keys() - {process.pid for process in self._pool}
+            for pid in gone:
+                self._on_gone(before[pid], shutdown=shutdown)
+                self.loans.on_gone(before[pid])
         for pid in gone:
-            self._on_gone(before[pid], shutdown=shutdown)
-        for pid in gone:
-            self.loans.on_gone(before[pid])
             self.sizing.on_gone(pid)
             process = before[pid]
             if not process.dead and not shutdown:
@@ -363,6 +364,7 @@ class ProcessPool(WatchedPool):
 
         They hold no operation that has begun, and no timer ends them any more.
         """
+        self.loans.recall()
         self.dispatch.hand_out()
         super().close()
         self.sizing.stop()
@@ -374,6 +376,7 @@ class ProcessPool(WatchedPool):
 
     def terminate(self) -> None:
         """End the workers at once."""
+        self.loans.recall()
         self.sizing.stop()
         self.dispatch.stop()
         super().terminate()

@@ -24,6 +24,7 @@ class Staff:
         resting: Those that are warm and are given none.
         cold: Those that are not warm yet.
         busy: Those that have an operation, or to which one has been written.
+        lent: Those that wait at the server themselves, and may get an operation at any time.
         outgoing: Those that are to be replaced, and go on until that is done.
     """
 
@@ -31,6 +32,7 @@ class Staff:
     resting: Sequence[int] = ()
     cold: Sequence[int] = ()
     busy: Collection[int] = frozenset()
+    lent: Collection[int] = frozenset()
     outgoing: Collection[int] = frozenset()
 
 
@@ -56,13 +58,13 @@ def moves(staff: Staff, size: int, spares: int) -> Moves:
     Outgoing workers do not count towards either number. They go on until there are
     enough others that are warm.
     """
-    outgoing = staff.outgoing
+    outgoing, busy = staff.outgoing, {*staff.busy, *staff.lent}
     # False before True: workers that stay take over first, and go last.
     resting = sorted(staff.resting, key=outgoing.__contains__)
     lacking = max(0, size - len(staff.serving))
     release, resting = resting[:lacking], resting[lacking:]
     surplus = max(0, len(staff.serving) - size)
-    idle = [worker for worker in reversed(staff.serving) if worker not in staff.busy]
+    idle = [worker for worker in reversed(staff.serving) if worker not in busy]
     idle.sort(key=outgoing.__contains__, reverse=True)
     rest = idle[:surplus]
     staying = [*staff.serving, *staff.resting, *staff.cold]
@@ -78,7 +80,7 @@ def moves(staff: Staff, size: int, spares: int) -> Moves:
     resting += reversed(rest)
     excess = max(0, len(staying) - size - spares)
     # A resting worker may still finish an operation that it got before.
-    endable = [worker for worker in reversed(resting) if worker not in staff.busy]
+    endable = [worker for worker in reversed(resting) if worker not in busy]
     end = [*reversed(staff.cold), *(worker for worker in endable if worker not in outgoing)]
     end = end[:excess]
     if replaced:

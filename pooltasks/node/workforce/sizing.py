@@ -129,7 +129,8 @@ class Sizing:
             serving=[pid for pid in workers if pid in self.serving],
             resting=[pid for pid in workers if pid in self.warm and pid not in self.serving],
             cold=[pid for pid in workers if pid not in self.warm],
-            busy={worker.pid for worker in self._all if worker.lane.is_busy()},
+            busy={worker.pid for worker in self._all if worker.lane.is_running()},
+            lent={worker.pid for worker in self._all if worker.lane.lent is not None},
             outgoing=self.outgoing,
         )
 
@@ -241,7 +242,8 @@ class Sizing:
         now = to_do.fork if behind or self._hub is None else min(to_do.fork, max(0, lacking))
         self._fork_one_by_one(now, behind=behind)
         # Not every operation that leaves a worker has a result: some are taken back.
-        unsettled = len(self.serving) > self.wanted or self.outgoing or {*staff.busy} - self.serving
+        late = {*staff.busy, *staff.lent} - self.serving
+        unsettled = len(self.serving) > self.wanted or self.outgoing or late
         if (now < to_do.fork or unsettled) and self._timer is None:
             self._timer = self._hub.call_later(_AGAIN, self._settle_again)
 

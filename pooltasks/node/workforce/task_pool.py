@@ -127,7 +127,7 @@ class TaskPool(prefork.TaskPool):
         if any(its.fair for its in limits):
             self._pool.dispatch.ahead = AHEAD_OF_TURNS
         self.loans = self._pool.loans
-        if not self._is_stock:
+        if not self._is_stock and not self.is_debugging:
             self.intake.lend_with(self.loans)
         self.submit = self._pool.dispatch.submit
         self.gatherer = Gatherer(self.submit)
@@ -190,7 +190,7 @@ class TaskPool(prefork.TaskPool):
     def is_idle(self) -> bool:
         """Return whether no operation is in the pool."""
         has_jobs = self._pool.dispatch.jobs or self.loans.is_out()
-        return not has_jobs and self.gatherer.is_empty()
+        return self.gatherer.is_empty() and not has_jobs
 
     def depth(self) -> int:
         """Return how many operations a slot can have at a time."""
@@ -355,9 +355,8 @@ class TaskPool(prefork.TaskPool):
 
     def warm_and_cold(self) -> tuple[int, int]:
         """Return how many workers take operations and how many do not yet."""
-        sizing = self._pool.sizing
-        warm = len(sizing.serving)
-        return warm, max(0, sizing.size - warm)
+        warm = len(self._pool.sizing.serving)
+        return warm, max(0, self._pool.sizing.size - warm)
 
     def warm_again(self, order: WarmUp) -> int:
         """Ask every warm worker to run ``order``; return the number of the round."""

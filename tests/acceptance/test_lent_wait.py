@@ -274,3 +274,26 @@ def test_a_node_is_killed_while_its_workers_wait(deployment: Deployment, app: Po
         deployment.nodes[0].kill()
     assert len(runs(deployment)) == len(its.results)
     wait_until(lambda: deployment.reserved() == 0, "nothing that is still reserved")
+
+
+def test_workers_are_replaced_by_their_number_of_operations_and_their_memory(
+    deployment: Deployment,
+) -> None:
+    app = deployment.configure(CONFIGURATION)
+    deployment.start_node("-Q", "pool.code", "--max-tasks-per-child", "20")
+    deployment.wait_for_warm(WORKERS)
+    with trickle(deployment, app) as its:
+        sent = len(its.results)
+        wait_until(lambda: len(its.results) > sent + 200, "operations that come one by one")
+    assert_all_ran_once(deployment, its)
+    deployment.nodes[0].send_signal(signal.SIGTERM)
+    deployment.nodes[0].wait(timeout=DEADLINE)
+    deployment.redis.delete("starts")
+    deployment.start_node("-Q", "pool.code", "--max-memory-per-child", "1000")
+    wait_until(lambda: " ready." in deployment.log(1), "another node")
+    its = Trickle(app)
+    its.start()
+    wait_until(lambda: len(its.results) > 100, "operations that come one by one")
+    its.stop()
+    its.wait()
+    assert_all_ran_once(deployment, its)
