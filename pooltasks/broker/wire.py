@@ -25,6 +25,7 @@ _CHUNK: Final = 65536
 _INCOMPLETE: Final = object()
 _STANDARD_SOCKET: Final = ("socket", "socket")
 """Module and name of Python's own socket class, which greenlets replace by theirs."""
+_TCP: Final = (socket.AF_INET, socket.AF_INET6)
 _JUST_NOW: Final = 0.001
 """Seconds for which an answer proves that the connection is there, as well as a look does."""
 
@@ -66,6 +67,7 @@ class Wire:
         self._sock: Any = None
         self._reader: hiredis.Reader
         self._poller: Any
+        self._wakes_at = 1
         self.answered_at = 0.0
         """Monotonic seconds at which the last answer was there."""
 
@@ -166,6 +168,16 @@ class Wire:
             return bool(select.select([sock], (), (), timeout)[0])
         return bool(self._poller.poll(timeout * 1000))
 
+    def wake_at(self, size: int) -> None:
+        """Have :meth:`wait` return once so many bytes are there: fewer may be left unread.
+
+        Only sockets of TCP can do that; of others each byte wakes.
+        """
+        sock = self._connected()
+        if size != self._wakes_at and _is_plain(sock) and sock.family in _TCP:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+            self._wakes_at = size
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.disconnect()
@@ -184,6 +196,7 @@ class Wire:
             self._sock = sock
             _let_the_kernel_keep_time(sock)
             self._poller = _poller(sock)
+            self._wakes_at = 1
             self._reader = hiredis.Reader(
                 protocolError=InvalidResponse,
                 replyError=connection._parser.parse_error,  # noqa: SLF001  names the error
@@ -214,6 +227,11 @@ class Wire:
         return kind(f"{self.connection!r}: {error}")
 
 
+def _is_plain(sock: Any) -> bool:
+    kind = type(sock)
+    return (kind.__module__, kind.__qualname__) == _STANDARD_SOCKET
+
+
 def _poller(sock: Any) -> Any:
     """Return a poller of the socket; None where only select(2) works: eventlet removes poll(2).
 
@@ -233,8 +251,7 @@ def _let_the_kernel_keep_time(sock: Any) -> None:
     plain sockets: TLS reads more than it is asked for, and greenlets replace them.
     """
     timeout = sock.gettimeout()
-    kind = type(sock)
-    if timeout and (kind.__module__, kind.__qualname__) == _STANDARD_SOCKET:
+    if timeout and _is_plain(sock):
         value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)

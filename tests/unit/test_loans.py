@@ -141,13 +141,13 @@ class Node:
 
     def work(self) -> None:
         """Have operations come as often as they have to for a loan."""
-        self.loans.begin()
+        self.loans.begin(is_crowded=False)
         self.workers[0].lane.done += 1000
 
     def lending(self, monkeypatch: pytest.MonkeyPatch) -> Node:
         self.work()
         pass_time(monkeypatch, 1.0)
-        assert self.loans.begin()
+        assert self.loans.begin(is_crowded=False)
         return self
 
     def loan(self, worker: int = 0) -> Loan:
@@ -198,10 +198,10 @@ def test_a_node_whose_operations_come_often_lends_to_each_idle_worker(node: Node
 
 def test_a_node_whose_operations_come_rarely_waits_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node()
-    node.loans.begin()
+    node.loans.begin(is_crowded=False)
     pass_time(monkeypatch, 1.0)
     node.workers[0].lane.done += 3
-    assert not node.loans.begin()
+    assert not node.loans.begin(is_crowded=False)
 
 
 @pytest.mark.parametrize("seconds", [0.05, 10.0])
@@ -213,7 +213,19 @@ def test_a_node_whose_operations_take_long_waits_itself(
         node.dispatch.durations.note("op", seconds)
     node.work()
     pass_time(monkeypatch, 1.0)
-    assert not node.loans.begin()
+    assert not node.loans.begin(is_crowded=False)
+
+
+@pytest.mark.parametrize(("seconds", "lends"), [(0.0005, False), (0.005, True)])
+def test_where_messages_wait_a_node_lends_unless_many_go_to_a_worker_at_once(
+    seconds: float, lends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node()
+    for _ in range(200):
+        node.dispatch.durations.note("op", seconds)
+    node.work()
+    pass_time(monkeypatch, 1.0)
+    assert node.loans.begin(is_crowded=True) is lends
 
 
 def test_a_worker_that_has_an_operation_gets_its_loan_when_that_ends(
@@ -253,9 +265,9 @@ def test_a_wait_that_was_taken_back_is_not_lent_at_once(
     for worker in (0, 1):
         node.give_back(worker)
     node.work()
-    assert not node.loans.begin()
+    assert not node.loans.begin(is_crowded=False)
     pass_time(monkeypatch, 60.0)
-    assert node.loans.begin()
+    assert node.loans.begin(is_crowded=False)
 
 
 def test_numbers_that_are_used_up_are_followed_by_others(node: Node) -> None:
@@ -300,6 +312,25 @@ def test_a_long_operation_is_made_the_nodes_own_and_ends_as_others(
     assert not node.dispatch.jobs
     node.look()
     assert node.asked == []
+
+
+def test_a_worker_with_a_long_operation_does_not_keep_its_node_from_lending(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = node.begin()
+    node.at_server[node.loan().reservation_of(number)] = b"message"
+    pass_time(monkeypatch, 5.0)
+    node.look()
+    node.answer()
+    node.loans.recall()
+    node.give_back(1)
+    before = node.loan(0)
+    node.loans.begin(is_crowded=False)
+    node.workers[1].lane.done += 1000
+    pass_time(monkeypatch, 10.0)
+    assert node.loans.begin(is_crowded=False)
+    assert node.loan(0) == before
+    assert node.loan(1).operation > 0
 
 
 def test_an_operation_that_ends_meanwhile_stays_the_workers(

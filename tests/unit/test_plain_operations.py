@@ -67,13 +67,8 @@ def message(task: str = "plain", body: Any = ARGUMENTS, top: Any = None, **heade
 
 def test_an_operation_has_the_arguments_that_its_node_would_give_it(read: Any) -> None:
     name, identifier, headers, body, kind, encoding = read(message(published_at=time.time()))
-    assert (name, identifier, kind, encoding) == (
-        "messages.plain",
-        "1-2-3",
-        "application/json",
-        "utf-8",
-    )
-    assert json.loads(body) == ARGUMENTS
+    assert (name, identifier, kind, encoding) == ("messages.plain", "1-2-3", None, None)
+    assert body == tuple(ARGUMENTS), "it is decoded"
     assert headers["hostname"] == "node@host"
     assert headers["reply_to"] == "me"
     assert headers["delivery_info"] == {
@@ -83,6 +78,13 @@ def test_an_operation_has_the_arguments_that_its_node_would_give_it(read: Any) -
         "redelivered": False,
     }
     assert headers["properties"]["delivery_tag"] == "7"
+
+
+def test_what_kombu_has_to_decode_is_left_as_it_is(read: Any) -> None:
+    date = {"__type__": "datetime", "__value__": "2026-12-01T00:00:00"}
+    body = [[date], {}, {}]
+    its = read(message(body=body))
+    assert (json.loads(its[3]), its[4], its[5]) == (body, "application/json", "utf-8")
 
 
 @pytest.mark.parametrize(

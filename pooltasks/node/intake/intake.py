@@ -232,7 +232,9 @@ class Intake:
         if room > 0 or (not is_asking and self._controls.lack_keys and self.may_ask()):
             wait = room > 0 and self.is_caught_up and not reservations.completion
             wait = wait and not session.is_retired
-            if wait and self._loans is not None and self._loans.begin():
+            if self._loans is not None and self._loans.begin(is_crowded=not self.is_caught_up):
+                if not self.pause.is_refused():
+                    reservations.complete()
                 return
             reservations.reserve(max(0, room), self._on_reserved, self._on_refused, wait=wait)
         elif (not is_asking or reservations.is_waiting) and not self.pause.is_refused():

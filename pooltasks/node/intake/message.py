@@ -32,7 +32,7 @@ _END_OF_TIME = 1e11
 _NOTED = ("attempts", "interrupted", "suspect")
 """Headers that a node adds, besides those of a redelivery."""
 _ENCODINGS = {"base64": b64decode}
-_TYPED = "__type__"
+TYPED = "__type__"
 """How kombu names a table that stands for something else, such as a date."""
 
 
@@ -76,7 +76,7 @@ class Message(kombu_message.Message):
         if self.content_type == JSON:
             with suppress(ValueError):  # kombu's error says what is wrong
                 text = self.body.decode() if isinstance(self.body, bytes) else self.body
-                if _TYPED not in text:
+                if TYPED not in text:
                     return json.loads(text)
         return super()._decode()
 

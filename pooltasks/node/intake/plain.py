@@ -18,6 +18,7 @@ from pooltasks import keys
 from pooltasks.broker.uniqueness import HEADER
 from pooltasks.broker.validation import read_operation
 from pooltasks.node.intake.checks import check_arguments, check_body
+from pooltasks.node.intake.message import TYPED
 from pooltasks.node.intake.request_class import refusal
 from pooltasks.task import Operation
 from pooltasks.time_limits import time_limits
@@ -85,7 +86,8 @@ class PlainOperations:
             if encoding != "base64":
                 return None
             body = b64decode(body)
-        content = json.loads(body)
+        text = body.decode() if isinstance(body, bytes) else body
+        content = json.loads(text)
         check_body(content)
         args, kwargs, _ = content
         check_arguments(task, headers["task"], args, kwargs)
@@ -100,6 +102,8 @@ class PlainOperations:
             delivery_info={**its, "priority": properties.get("priority")},
         )
         self._log(headers)
+        if TYPED not in text:  # Celery need not decode it once more
+            return headers["task"], headers["id"], headers, tuple(content), None, None
         kind, encoded = payload.get("content-type"), payload.get("content-encoding")
         return headers["task"], headers["id"], headers, body, kind, encoded
 

@@ -92,7 +92,8 @@ class ErrorReporter:
 
         Args:
             raised: The error that the operation raised.
-            operation: The operation as the node wrote it: name, id, headers, body and its encoding.
+            operation: The operation as Celery's tracer has it: name, id, headers, body, and the
+                type and the encoding of the body; None where it is decoded.
             traceback: As text, if it was made already.
         """
         is_put_back = isinstance(raised, Reject) and raised.requeue
@@ -148,8 +149,10 @@ class ErrorReporter:
             return HIDDEN
         content, kind, encoding = body
         try:
-            accepted = prepare_accept_content(self._app.conf.accept_content)
-            args, kwargs, _ = loads(content, kind, encoding, accept=accepted)
+            if kind is not None:  # else it is decoded
+                accepted = prepare_accept_content(self._app.conf.accept_content)
+                content = loads(content, kind, encoding, accept=accepted)
+            args, kwargs, _ = content
         except (ContentDisallowed, DecodeError, TypeError, ValueError):
             return None  # its sender wrote it in another way
         return told_arguments(self._app.tasks[name].run, args, kwargs)

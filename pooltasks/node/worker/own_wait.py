@@ -37,8 +37,12 @@ logger = get_logger(__name__)
 
 LONG = 0.02
 """Seconds of an operation whose end its node hears, as it may have begun to look after it."""
+SHORT = 0.002
+"""Seconds of operations of which a node that takes many at once does more than workers do."""
 _IDLE_SECONDS = 1.0
 """Seconds without an operation after which a loan is returned."""
+_CONFIRMATION = 3
+"""Bytes of the answer to a completion that is done."""
 _STRAYS = 3
 """Messages in a row that the server has moved and put back, as they are the node's."""
 _IN_A_ROW = 8
@@ -119,6 +123,8 @@ class OwnWait:
         """How many operations of each name were run, and the seconds that the last has taken."""
         self._in_a_row = 0
         """Operations that came without a wait."""
+        self._seconds = 0.0
+        """How long the last operation has taken."""
 
     def serve(self, loan: Loan, most: int) -> tuple[int, BaseException | None]:
         """Run what comes until the loan is returned.
@@ -148,14 +154,16 @@ class OwnWait:
             self._shortcut.close()
             return Why.REFUSED
         try:
-            return self._take_what_comes()
+            why = self._take_what_comes()
+            self._wire.wake_at(1)
         except RedisError as error:
             logger.info("the connection broke over which this worker waited: %s", error)
             self._shortcut.close()
-            return Why.BROKEN
+            why = Why.BROKEN
         finally:
             if self._finished is not None:  # it may be completed; to do it again changes nothing
                 self._tell(self._finished)
+        return why
 
     def _take_what_comes(self) -> Why:
         since, strays = time.monotonic(), 0
@@ -173,7 +181,7 @@ class OwnWait:
                 continue
             if not self._take(answer[1]):
                 return Why.HANDED_OVER
-            if self._in_a_row >= _IN_A_ROW and self._is_crowded():
+            if self._is_crowded():
                 return Why.CROWDED
             since = time.monotonic()
         self._complete()
@@ -192,6 +200,9 @@ class OwnWait:
         if self._finished is not None:
             commands = self._loan.complete(self._finished.number, self._finished.stored) + commands
             expected += 1
+        # A confirmation alone does not wake the worker, unless the node waits for the end.
+        is_quiet = expected > 1 and self._finished is not None and not self._finished.is_long
+        self._wire.wake_at(_CONFIRMATION + 1 if is_quiet else 1)
         self._wire.send(commands)
         answers: list[Any] = []
         reads = 0
@@ -215,6 +226,9 @@ class OwnWait:
             self._exchange(b"", 0)
 
     def _is_crowded(self) -> bool:
+        """Return whether so much waits that the node had better take many at once."""
+        if self._in_a_row < _IN_A_ROW or self._seconds > SHORT:
+            return False
         self._in_a_row = 0
         (length,) = self._exchange(self._loan.length(), 1)
         return isinstance(length, int) and length >= self._loan.crowd
@@ -242,6 +256,7 @@ class OwnWait:
         its = self._operate(number, arguments)
         finished = _Finished(number, raw, *its, time.monotonic() - before >= LONG)
         count, _ = self._ran.get(arguments[0], (0, 0.0))
+        self._seconds = finished.seconds
         self._ran[arguments[0]] = count + 1, finished.seconds
         self._leave = finished.run.leave
         if finished.is_plain:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pooltasks.broker.results import StoredResult
     from pooltasks.node.worker.outcome import Ending
     from pooltasks.node.worker.shortcut import Claim
-    from pooltasks.node.workforce.loans import Lent
+    from pooltasks.node.workforce.lent import Lent
 
 
 class Blame(Enum):
@@ -327,7 +327,8 @@ class Lane:
 
     def is_running(self) -> bool:
         """Return whether the worker has an operation."""
-        return bool(self.jobs) or (self.lent is not None and bool(self.turn.running()))
+        turn = self.turn
+        return bool(self.jobs) or any(turn.slot_of(each) is not None for each in turn.running())
 
     def is_busy(self) -> bool:
         """Return whether the worker has an operation, or may get one by itself."""

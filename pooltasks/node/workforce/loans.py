@@ -9,24 +9,23 @@ soon as it has anything to do with its workers, and lends again some time later.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from celery.worker import state
 
-from pooltasks.node.worker.own_wait import LONG, Why
+from pooltasks.node.worker.own_wait import LONG, SHORT, Why
 from pooltasks.node.workforce.frames import LOAN, frame
 from pooltasks.node.workforce.jobs import Begun
+from pooltasks.node.workforce.lent import Lent
 from pooltasks.node.workforce.replies import FETCHED, HANDED, RETURNED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from pooltasks.broker.loan import Loan
     from pooltasks.node.workforce.dispatch import Dispatch
     from pooltasks.node.workforce.jobs import Job, Worker
+    from pooltasks.node.workforce.lent import Lender
 
 LOOK = 0.04
 """Seconds between two looks at the workers that have loans."""
@@ -42,60 +41,6 @@ _SHORT = 0.02
 """Seconds that operations take on average at the most: of longer ones the way costs little."""
 _FIRST_REST, _LONGEST_REST = 0.1, 5.0
 """Seconds for which a node does not lend after it had to take its wait back."""
-
-
-class Lender(Protocol):
-    """The node's intake, as loans need it."""
-
-    def may_lend(self) -> bool:
-        """Return whether workers may reserve what comes."""
-
-    def lend(self, operation: int, workers: int) -> Loan:
-        """Return the terms of a loan whose first operation has this number."""
-
-    def is_of(self, loan: Loan) -> bool:
-        """Return whether the node still has the identity under which it has lent."""
-
-    def take(self, reservation: str, raw: bytes) -> None:
-        """Take a message that a worker has reserved and not begun."""
-
-    def make_known(self, reservation: str, raw: bytes) -> bool:
-        """Take a message that a worker has reserved and begun; return False if that has to wait."""
-
-    def find(self, reservation: str, found: Callable[[bytes | None], None]) -> None:
-        """Find a message that a worker has reserved; None if it is completed."""
-
-    def join_again(self) -> None:
-        """Have the server give back what it reserved for a connection that is gone."""
-
-
-@dataclass
-class Lent:
-    """A loan that a worker has."""
-
-    loan: Loan
-    done: int
-    """How many operations the worker had done before."""
-    ended: int = 0
-    """Number of the last operation of whose end the node has heard."""
-    asked: int = 0
-    """Number of the last operation whose message was asked for."""
-    is_dead: bool = False
-    """Whether the worker has ended with it."""
-    is_given_up: bool = False
-    """Whether the worker was silent: it begins nothing, and its messages are given back."""
-    heard: int = 0
-    """The operation that the worker has begun last."""
-    heard_at: float = 0.0
-    """When that was first seen, in monotonic seconds."""
-    known: Counter[str] = field(default_factory=Counter)
-    """The operations that were made the node's own, by name."""
-
-    def may_be(self, reservation: str) -> bool:
-        """Return whether a reservation may be the worker's, though the node has not seen it."""
-        if self.is_given_up:  # it may have begun that one just before
-            return reservation == self.loan.reservation_of(self.heard)
-        return self.loan.covers(reservation)
 
 
 class Loans:
@@ -161,11 +106,15 @@ class Loans:
 
     # The wait is lent.
 
-    def begin(self) -> bool:
-        """Lend the wait that the node is about to begin, if that is right; return whether it is."""
+    def begin(self, *, is_crowded: bool) -> bool:
+        """Lend the wait that the node is about to begin, if that is right; return whether it is.
+
+        Args:
+            is_crowded: Whether messages may be waiting.
+        """
         now = time.monotonic()
         self._measure(now)
-        if not self._may_begin(now):
+        if not self._may_begin(now) or (is_crowded and self._dispatch.durations.mean <= SHORT):
             return False
         self._is_lending, self._began = True, now
         return self.goes_on()
@@ -194,7 +143,8 @@ class Loans:
         return (
             now >= self._not_before
             and self._rate >= _RATE * len(self._open_to)
-            and not self.is_out()
+            and not self._is_open()
+            and not self._dispatch.waiting
             and not self._is_broken
             and self._dispatch.durations.mean <= _SHORT
             and self._may_lend()
@@ -383,20 +333,14 @@ class Loans:
 
     def _mend(self) -> None:
         """Join again if a wait was lost, once it is known of all others what they have reserved."""
-        if (
-            self._is_broken
-            and not self._is_held
-            and not self._dead
-            and not any(map(_is_open, self._lent()))
-        ):
+        if self._is_broken and not self._is_held and not self._is_open():
             self._is_broken = False
             if self.intake is not None:
                 self.intake.join_again()
 
-
-def _is_open(its: tuple[Worker, Lent]) -> bool:
-    """Return whether a worker may still have a reservation that the node does not know."""
-    worker, lent = its
-    return not lent.is_given_up and not any(
-        number >= lent.loan.operation for number in worker.lane.jobs
-    )
+    def _is_open(self) -> bool:
+        """Return whether there may still be a reservation that the node does not know."""
+        return bool(self._dead) or any(
+            not lent.is_given_up and lent.loan.operation > max(worker.lane.jobs, default=0)
+            for worker, lent in self._lent()
+        )
