@@ -60,17 +60,18 @@ def waiting(deployment: Deployment) -> int:
 class Trickle:
     """Operations that come one by one, each known by its number."""
 
-    def __init__(self, app: PoolApp) -> None:
+    def __init__(self, app: PoolApp, *, pause: float = 0.01, seconds: float = 0.001) -> None:
+        self._pause, self._seconds = pause, seconds
         self._pool = Pool("code", app=app)
         self._is_over = threading.Event()
         self.results: dict[int, AsyncResult[Any]] = {}
         self._thread = threading.Thread(target=self._send)
 
     def _send(self) -> None:
-        while not self._is_over.wait(0.01):
+        while not self._is_over.wait(self._pause):
             number = len(self.results)
             self.results[number] = self._pool.submit(
-                "own_wait_operations.note", [f"trickle-{number}"]
+                "own_wait_operations.note", [f"trickle-{number}", self._seconds]
             )
 
     def start(self) -> None:
@@ -297,3 +298,20 @@ def test_workers_are_replaced_by_their_number_of_operations_and_their_memory(
     its.stop()
     its.wait()
     assert_all_ran_once(deployment, its)
+
+
+def test_temporary_workers_come_while_workers_wait_themselves(deployment: Deployment) -> None:
+    its_own = CONFIGURATION.replace("pool_size = 4", "pool_size = 2\n    min_pool_size = 2")
+    app = deployment.configure(its_own.replace("max_overflow = 0", "max_overflow = 2"))
+    deployment.start_node("-Q", "pool.code")
+    deployment.wait_for_warm(2)
+    its = Trickle(app, pause=0.02, seconds=0.015)
+    its.start()
+    wait_until(lambda: waiting(deployment) >= 1 and len(its.results) > 50, "a trickle")
+    more = Trickle(app, pause=0.005, seconds=0.015)
+    more.start()
+    wait_until(lambda: deployment.status().get("overflow"), "a temporary worker")
+    more.stop()
+    its.stop()
+    its.wait()
+    more.wait()

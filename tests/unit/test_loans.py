@@ -60,6 +60,7 @@ class Node:
         self.later: list[Callable[[], None]] = []
         self.lost: list[Any] = []
         self.free: list[Any] = []
+        self.looks: list[float] = []
         self.taken: list[str] = []
         self.known: dict[str, Owner] = {}
         self.at_server: dict[str, bytes] = {}
@@ -93,6 +94,7 @@ class Node:
             self.dispatch,
             on_lost=lambda job, worker: self.lost.append((job, worker)),
             on_end=self.free.append,
+            on_look=self.looks.append,
         )
         self.loans.intake = self
         self.loans.start(SimpleNamespace(call_later=lambda _, look: self.later.append(look)))

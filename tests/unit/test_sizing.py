@@ -322,6 +322,19 @@ def test_the_queue_is_asked_where_nothing_waits_in_the_node() -> None:
     assert node.take() == ["fork 2"]
 
 
+def test_a_worker_that_runs_what_it_has_reserved_itself_is_busy() -> None:
+    node = Node(1, overflow=1, queued=1).attach()
+    lane = node.workers[0].lane
+    lane.lent = object()
+    node.sizing.look(0.0, waiting=0, run=1.0)
+    node.sizing.look(LOOK, waiting=0, run=1.0)
+    assert node.take() == []
+    lane.turn.begin(1)
+    node.sizing.look(2 * LOOK, waiting=0, run=1.0)
+    node.sizing.look(3 * LOOK, waiting=0, run=1.0)
+    assert node.take() == ["fork 2"]
+
+
 def test_no_temporary_worker_is_forked_where_the_host_has_no_room() -> None:
     node = Node(1, overflow=1).attach()
     node.work(1)

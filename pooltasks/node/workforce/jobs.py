@@ -330,6 +330,10 @@ class Lane:
         turn = self.turn
         return bool(self.jobs) or any(turn.slot_of(each) is not None for each in turn.running())
 
+    def is_full(self, slots: int) -> bool:
+        """Return whether the worker has as many operations as slots."""
+        return len(self.jobs) >= slots or (self.lent is not None and self.is_running())
+
     def is_busy(self) -> bool:
         """Return whether the worker has an operation, or may get one by itself."""
         return bool(self.jobs) or self.lent is not None

@@ -52,6 +52,7 @@ class Loans:
         dispatch: The operations that the node has.
         on_lost: Takes an operation whose worker is gone, and the worker.
         on_end: Takes a worker that has returned a loan.
+        on_look: Called at each look, with monotonic seconds.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class Loans:
         *,
         on_lost: Callable[[Job, Any], None],
         on_end: Callable[[Worker], None],
+        on_look: Callable[[float], None],
     ) -> None:
         self.intake: Lender | None = None
         """None: the wait is not the node's, but kombu's."""
         self._workers, self._open_to, self._dispatch = workers, open_to, dispatch
-        self._on_lost, self._on_end = on_lost, on_end
+        self._on_lost, self._on_end, self._on_look = on_lost, on_end, on_look
         self._is_lending = False
         self._is_broken = False
         """Whether the server may have reserved a message of which nobody knows."""
@@ -177,6 +179,7 @@ class Loans:
             self._look_at(worker, lent, now)
         if self._is_lending and self._dispatch.durations.mean > 2 * _SHORT:
             self.recall()
+        self._on_look(now)
         self.goes_on()
         self._mend()
         if self.is_out() and not self._looks:

@@ -124,6 +124,7 @@ class ProcessPool(WatchedPool):
             self.dispatch,
             on_lost=self._on_lost_by_itself,
             on_end=self.sizing.on_done,
+            on_look=self._look_at_size,
         )
         self.recall = self.loans.recall
         self._result_handler.dispatch = self.dispatch
@@ -157,10 +158,13 @@ class ProcessPool(WatchedPool):
         self._looks = False
         if self._state != RUN:
             return
-        now = time.monotonic()
-        self.dispatch.look(now)
-        self.sizing.look(now, waiting=len(self.dispatch.waiting), run=self.dispatch.durations.mean)
+        self.dispatch.look(now := time.monotonic())
+        self._look_at_size(now)
         self._look_later()
+
+    def _look_at_size(self, now: float) -> None:
+        its = self.dispatch
+        self.sizing.look(now, waiting=len(its.waiting), run=its.durations.mean)
 
     def is_running(self) -> bool:
         """Return whether the pool takes operations."""

@@ -166,7 +166,7 @@ class Sizing:
         """
         if not self.overflow.most and not self.overflow.count:
             return
-        full = [worker.pid for worker in self._all if len(worker.lane.jobs) >= self._slots]
+        full = [worker.pid for worker in self._all if worker.lane.is_full(self._slots)]
         if self.overflow.look(
             now,
             self.size,
