@@ -122,14 +122,20 @@ def redis_client(celery_app: Celery) -> redis.Redis:
     return client
 
 
-def impatient_client(celery_app: Celery) -> redis.Redis:
-    """Return a new client for an event loop: it gives up after half a second."""
+def impatient_client(celery_app: Celery, **options: Any) -> redis.Redis:
+    """Return a new client for an event loop: it gives up after half a second.
+
+    Args:
+        celery_app: The application.
+        **options: More options of the connections.
+    """
     return _client(
         celery_app,
         socket_connect_timeout=0.5,
         socket_timeout=0.5,
         retry=Retry(NoBackoff(), 0),
         redis_connect_func=greet,
+        **options,
     )
 
 

@@ -30,8 +30,8 @@ class Loan(NamedTuple):
     identity: str
     """The node's."""
     epoch: int
-    channel: str
-    """The channel of the node: it is not dead while a connection is subscribed to it."""
+    channels: tuple[str, str]
+    """The channels of the pool and of the node: it is not dead while a connection is subscribed."""
     queue: str
     """The list at which the worker waits."""
     unacked: str
@@ -45,6 +45,10 @@ class Loan(NamedTuple):
     """Number of the first operation in the worker's turn."""
     crowd: int
     """Messages in the queue from which on the node, which takes many at once, is better."""
+
+    def is_last_chance(self, message: bytes) -> bool:
+        """Return whether a message has its last chance: it went back to its list."""
+        return message.startswith(b'{"deliveries": %d,' % self.last_chance)
 
     @property
     def end(self) -> int:
@@ -65,7 +69,7 @@ class Loan(NamedTuple):
         Raises:
             redis.RedisError: The server is away, or refuses.
         """
-        wire.send(pack(("SUBSCRIBE", self.channel)))
+        wire.send(pack(("SUBSCRIBE", *self.channels)))
         load(wire, (RESERVE, COMPLETE))
 
     def ask(self, operation: int) -> bytes:

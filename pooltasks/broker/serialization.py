@@ -86,6 +86,11 @@ def register_serializer() -> None:
         registry.type_to_name[_CONTENT_TYPE] = present
 
 
+def is_decoded_by_kombu() -> bool:
+    """Return whether JSON is read as kombu reads it, and not by a decoder of a project's."""
+    return registry._decoders[_CONTENT_TYPE] in (json.loads, decode)  # noqa: SLF001  as above
+
+
 def decode_faster() -> None:
     """Read ``application/json`` in half the time; for the process of a node.
 

@@ -1,8 +1,9 @@
 """The rules by which a watching node tells which nodes of its pool are dead.
 
-Every node has two connections, each subscribed to a channel of the node's own. The
-kernel closes both at the moment the node's process ends, so no subscription is left;
-one connection that is cut leaves the other. A node without connections that has not
+Every node has two connections, each subscribed to a channel of the node's own; those of
+its workers that wait at the server themselves are, too. The kernel closes them when the
+processes end, the workers' right after the node's, so no subscription is left; one
+connection that is cut leaves the others. A node without connections that has not
 renewed its lease meanwhile is gone. A node that is frozen, or whose host is lost,
 keeps its connections as far as the server knows: its lease runs out.
 

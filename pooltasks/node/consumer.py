@@ -202,11 +202,14 @@ class NodeConsumer(Consumer):
 
     def _needs_node(self) -> bool:
         """Return whether the node has to see each operation before it begins."""
+        if state.revoked:
+            state.revoked.purge()  # else those that have expired stay until the next one
         events = self.event_dispatcher
         tells = events is not None and events.enabled
         return (
             bool(state.revoked or state.revoked_stamps or signals.task_received.receivers)
             or bool(tells and (not events.groups or "task" in events.groups))
+            or bool(self.on_task_message)
             or any(self.task_buckets.values())
         )
 

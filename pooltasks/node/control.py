@@ -113,10 +113,11 @@ def revoke_by_stamped_headers(
 ) -> Any:
     """Revoke task by header (or list of headers)."""
     order = (state, headers, terminate, signal)
-    if _knows_all(state):
-        return celerys_revoke_by_headers(*order, **options)
-    state.consumer.timer.call_after(_KNOWN_SECONDS, celerys_revoke_by_headers, order, options)
-    return ok(f"headers {headers} flagged as revoked")
+    knows_all = _knows_all(state)
+    answer = celerys_revoke_by_headers(*order, **options)
+    if terminate and not knows_all:
+        state.consumer.timer.call_after(_KNOWN_SECONDS, celerys_revoke_by_headers, order, options)
+    return answer
 
 
 def _knows_all(state: Any) -> bool:

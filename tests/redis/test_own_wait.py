@@ -80,7 +80,7 @@ class Worker:
         return Loan(
             identity=session.identity,
             epoch=session.epoch,
-            channel=self.names.alive_of(session.identity),
+            channels=(self.names.alive, self.names.alive_of(session.identity)),
             queue=self.names.lists[0],
             unacked=self.unacked,
             epochs=self.names.index,
@@ -174,7 +174,7 @@ def test_as_many_are_run_as_the_worker_may(worker: Worker, client: redis.Redis) 
     worker.most = 2
     publish(client, "one", "two", "three")
     worker.start()
-    assert worker.returned() is Why.ENDED
+    assert worker.returned() is Why.LEAVING
     assert worker.ran == ["one", "two"]
     assert client.llen(QUEUE) == 1
     assert not client.exists(worker.unacked)
@@ -305,6 +305,16 @@ def test_a_message_with_its_last_chance_stays_for_the_node(
     assert worker.returned() is Why.REFUSED, "soon, so that the node takes it"
     assert worker.ran == ["one"]
     assert client.llen(QUEUE) == 1
+
+
+def test_one_with_its_last_chance_is_not_overtaken_for_long(
+    worker: Worker, client: redis.Redis
+) -> None:
+    client.lpush(QUEUE, '{"deliveries": 2, "body": ""}')
+    publish(client, *map(str, range(50)))
+    worker.start()
+    assert worker.returned() is Why.REFUSED
+    assert len(worker.ran) == 1
 
 
 def test_without_a_server_nothing_was_asked(

@@ -112,7 +112,7 @@ class Node:
     def lend(self, operation: int, workers: int) -> Loan:
         first, self._next = self._next, self._next + NUMBERS
         return Loan(
-            *(self.identity, 1, "channel", "queue", "unacked", "epochs", "incoming", 2),
+            *(self.identity, 1, ("pool", "node"), "queue", "unacked", "epochs", "incoming", 2),
             *(first, operation, 4 * workers),
         )
 
@@ -502,6 +502,27 @@ def test_another_operation_that_is_submitted_meanwhile_is_not_taken_for_it(
     node.loans.on_fetched(node.workers[0], number, reservation, b"message")
     assert node.workers[0].lane.jobs == {}
     assert len(node.dispatch.waiting) == 1
+
+
+def test_a_worker_that_hangs_after_an_operation_is_given_up_too(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.begin()
+    node.workers[0].lane.turn.end()  # the server's word is not read
+    node.look()
+    pass_time(monkeypatch, 10.0)
+    node.begin(1)
+    node.look()
+    assert not node.workers[0].lane.turn.begin(node.loan(0).operation + 1)
+    node.give_back(1, done=1)
+    assert node.joined == 1
+
+
+def test_a_worker_that_ends_gets_no_other_loan(node: Node) -> None:
+    node.give_back(0, Why.LEAVING, done=3)
+    assert node.loans.goes_on()
+    assert node.workers[0].lane.lent is None
+    assert node.workers[1].lane.lent is not None
 
 
 def test_an_operation_that_a_silent_worker_has_just_begun_stays_its_own(

@@ -8,10 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kombu.serialization import registry
 
 from pooltasks import operation
 from pooltasks.app import Extension, PoolApp
 from pooltasks.node.intake.plain import PlainOperations
+from pooltasks.node.intake.request import OperationRequest
 from pooltasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +29,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "quick": {"timeout": 0.5},
     "rated": {"rate_limit": "10/s"},
     "batched": {"batch": 10},
+    "watched": {"Request": "test_plain_operations:WatchedRequest"},
 }
+
+
+class WatchedRequest(OperationRequest):
+    """The class of an application that wants to see each request."""
 
 
 def define(name: str, options: dict[str, Any]) -> None:
@@ -80,6 +87,15 @@ def test_an_operation_has_the_arguments_that_its_node_would_give_it(read: Any) -
     assert headers["properties"]["delivery_tag"] == "7"
 
 
+def test_a_decoder_of_the_application_decodes_itself(
+    app: PoolApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._decoders, "application/json", json.loads)
+    its = PlainOperations(app, "code", "node@host", 30.0).read(message(), "7")
+    assert its is not None
+    assert its[4] == "application/json"
+
+
 def test_what_kombu_has_to_decode_is_left_as_it_is(read: Any) -> None:
     date = {"__type__": "datetime", "__value__": "2026-12-01T00:00:00"}
     body = [[date], {}, {}]
@@ -98,6 +114,7 @@ def test_what_kombu_has_to_decode_is_left_as_it_is(read: Any) -> None:
         pytest.param(message("rated"), id="one with Celery's rate limit"),
         pytest.param(message("batched"), id="one that runs in batches"),
         pytest.param(message("quick"), id="one with a short limit"),
+        pytest.param(message("watched"), id="one with a Request class of the application"),
         pytest.param(message(timelimit=[0.2, None]), id="one whose caller sets a short limit"),
         pytest.param(message(deadline=time.time() + 0.1), id="one that is due"),
         pytest.param(message(eta="2999-01-01T00:00:00"), id="one for later"),

@@ -33,6 +33,7 @@ class Lending:
         self._last_chance = settings.max_deliveries - 1
         self._is_plain = (
             settings.slots == 1
+            and not settings.lazy  # a cold worker would warm up first
             and not settings.priorities
             and intake.protection is None
             and intake.reservations.scripts is UNLIMITED
@@ -58,7 +59,7 @@ class Lending:
         return Loan(
             identity=identity,
             epoch=session.epoch,
-            channel=names.alive_of(identity),
+            channels=(names.alive, names.alive_of(identity)),
             queue=names.lists[0],
             unacked=names.unacked(identity),
             epochs=names.index,

@@ -12,13 +12,17 @@ from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 from celery.app import trace
+from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
+from celery.worker.request import Request
 
 from pooltasks import keys
+from pooltasks.broker.serialization import is_decoded_by_kombu
 from pooltasks.broker.uniqueness import HEADER
 from pooltasks.broker.validation import read_operation
 from pooltasks.node.intake.checks import check_arguments, check_body
 from pooltasks.node.intake.message import TYPED
+from pooltasks.node.intake.request import OperationRequest
 from pooltasks.node.intake.request_class import refusal
 from pooltasks.task import Operation
 from pooltasks.time_limits import time_limits
@@ -56,6 +60,7 @@ class PlainOperations:
         self._queue = keys.queue(pool)
         self._hostname = hostname
         self._limit = limit
+        self._decodes = is_decoded_by_kombu()
         self._tasks: dict[str, Any] = {}
         """The tasks whose operations may be plain, and None for each other name."""
 
@@ -102,7 +107,7 @@ class PlainOperations:
             delivery_info={**its, "priority": properties.get("priority")},
         )
         self._log(headers)
-        if TYPED not in text:  # Celery need not decode it once more
+        if self._decodes and TYPED not in text:  # Celery need not decode it once more
             return headers["task"], headers["id"], headers, tuple(content), None, None
         kind, encoded = payload.get("content-type"), payload.get("content-encoding")
         return headers["task"], headers["id"], headers, body, kind, encoded
@@ -142,8 +147,10 @@ class PlainOperations:
 
 def _may_be_plain(task: Any) -> bool:
     """Return whether a task's operations need nothing of their node before they begin."""
+    named = symbol_by_name(task.Request)
     return (
         refusal(task) is None
+        and (named in (Request, OperationRequest) or vars(named).get("is_plain") is True)
         and task.acks_late
         and task.reject_on_worker_lost
         and task.rate_limit is None

@@ -40,6 +40,8 @@ class OperationRequest(Request):
     """Celery's request; it hears how the operation ended as plain data (``outcome.py``)."""
 
     pool: Any = None  # the node's
+    is_plain = False
+    """Whether it is of no application's class: nothing of it is missed by a worker's own wait."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

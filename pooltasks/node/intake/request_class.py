@@ -71,7 +71,11 @@ def use_our_requests(app: Celery, pool: Any) -> dict[str, str]:
         base = OperationRequest if named is Request else named
         if base not in bound:
             # Celery's request would look the time zone up again for each ETA.
-            its = {"pool": pool, "_tzlocal": app.conf.timezone}
+            its = {
+                "pool": pool,
+                "_tzlocal": app.conf.timezone,
+                "is_plain": base is OperationRequest,
+            }
             bound[base] = type(base.__name__, (base,), its)
         task.Request = bound[base]
     return refused

@@ -45,6 +45,8 @@ _CONFIRMATION = 3
 """Bytes of the answer to a completion that is done."""
 _STRAYS = 3
 """Messages in a row that the server has moved and put back, as they are the node's."""
+_AT_ONCE = 0.002
+"""Seconds within which a message comes that waited already."""
 _IN_A_ROW = 8
 """Operations that came without a wait, after which the length of the queue is asked."""
 
@@ -53,7 +55,7 @@ class Why(IntEnum):
     """The reason for which a worker returns its loan."""
 
     ENDED = 0
-    """The node wants it back, its numbers are used up, or the worker is to be replaced."""
+    """The node wants it back, or its numbers are used up."""
     IDLE = 1
     """Nothing came."""
     CROWDED = 2
@@ -62,6 +64,8 @@ class Why(IntEnum):
     """A message came that is the node's."""
     REFUSED = 4
     """The server gives this node nothing, or not under these terms."""
+    LEAVING = 6
+    """The worker ends, to be replaced."""
     BROKEN = 5
     """The connection broke: the server may have reserved a message of which nobody knows."""
 
@@ -114,8 +118,8 @@ class OwnWait:
         self._wire: Wire
         self._number = 0
         """Number of the next operation."""
-        self._end = 0
-        """Number of the operation that is not begun any more."""
+        self._most = 0
+        """Number of the operation before which the worker is replaced."""
         self._finished: _Finished | None = None
         """The operation whose completion the server has not confirmed."""
         self._leave: BaseException | None = None
@@ -138,7 +142,7 @@ class OwnWait:
             the process.
         """
         self._loan, self._number = loan, loan.operation
-        self._end = min(loan.end, loan.operation + most)
+        self._most = loan.operation + most
         self._leave, self._ran, self._in_a_row = None, {}, 0
         why = self._run()
         self._turn.leave_out(loan.end - 1)
@@ -172,8 +176,9 @@ class OwnWait:
             for each in (moved, answer):
                 if isinstance(each, Exception):
                     raise each  # the message that was moved may be in no list
-            strays = 0 if moved is None or answer else strays + 1
-            if answer in (0, 1) or strays >= _STRAYS:
+            is_stray = moved is not None and (not answer or self._loan.is_last_chance(moved))
+            strays = strays + 1 if is_stray else 0
+            if answer in (0, 1) or (not answer and strays >= _STRAYS):
                 return Why.REFUSED
             if not answer:
                 if time.monotonic() - since >= _IDLE_SECONDS:
@@ -181,14 +186,17 @@ class OwnWait:
                 continue
             if not self._take(answer[1]):
                 return Why.HANDED_OVER
+            if strays:
+                return Why.REFUSED
             if self._is_crowded():
                 return Why.CROWDED
             since = time.monotonic()
         self._complete()
-        return Why.ENDED
+        is_leaving = self._leave is not None or self._number >= self._most or self._is_worn()
+        return Why.LEAVING if is_leaving else Why.ENDED
 
     def _goes_on(self) -> bool:
-        its = self._turn.recalled() < self._number < self._end
+        its = self._turn.recalled() < self._number < min(self._loan.end, self._most)
         return its and self._leave is None and not self._is_worn()
 
     def _exchange(self, commands: bytes, expected: int) -> list[Any]:
@@ -205,11 +213,10 @@ class OwnWait:
         self._wire.wake_at(_CONFIRMATION + 1 if is_quiet else 1)
         self._wire.send(commands)
         answers: list[Any] = []
-        reads = 0
+        sent_at = time.monotonic()
         while expected:
             if not self._wire.wait(WAIT_SECONDS + ANSWER_SECONDS):
                 raise TimedOutError("the server is silent")
-            reads += 1
             for answer in self._wire.arrived():
                 if isinstance(answer, PushNotification):
                     continue
@@ -218,7 +225,10 @@ class OwnWait:
                     answers.append(answer)
                 else:
                     self._confirm(self._finished, answer)
-        self._in_a_row = self._in_a_row + 1 if reads == 1 else 0
+            if expected:
+                self._wire.wake_at(1)  # the rest may be less
+        is_at_once = time.monotonic() - sent_at < _AT_ONCE
+        self._in_a_row = self._in_a_row + 1 if is_at_once else 0
         return answers
 
     def _complete(self) -> None:

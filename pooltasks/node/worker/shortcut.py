@@ -114,7 +114,8 @@ class Shortcut:
 
     def _open(self) -> Wire:
         if self._wire is None:
-            pool = impatient_client(self._app).connection_pool
+            # With RESP3 a connection that is subscribed takes commands too.
+            pool = impatient_client(self._app, protocol=3).connection_pool
             self._wire = Wire(pool.get_connection())
         return self._wire
 

@@ -175,15 +175,17 @@ class Loans:
     def _look(self) -> None:
         self._looks = False
         now = time.monotonic()
-        for worker, lent in self._lent():
-            self._look_at(worker, lent, now)
-        if self._is_lending and self._dispatch.durations.mean > 2 * _SHORT:
-            self.recall()
-        self._on_look(now)
-        self.goes_on()
-        self._mend()
-        if self.is_out() and not self._looks:
-            self._look_later()
+        try:
+            for worker, lent in self._lent():
+                self._look_at(worker, lent, now)
+            if self._is_lending and self._dispatch.durations.mean > 2 * _SHORT:
+                self.recall()
+            self._on_look(now)
+            self.goes_on()
+            self._mend()
+        finally:
+            if self.is_out() and not self._looks:
+                self._look_later()
 
     def _look_at(self, worker: Worker, lent: Lent, now: float) -> None:
         turn = worker.lane.turn
@@ -195,7 +197,8 @@ class Loans:
             # Of one that has ended the node hears only if it took long.
             if now - since >= _TAKES_LONG and turn.slot_of(number) is not None:
                 self._find(worker, lent, number, since)
-            lent.heard_at = now
+            if turn.slot_of(number) is not None:
+                lent.heard_at = now
         if now - lent.heard_at >= _SILENCE and not lent.is_given_up:
             turn.recall(lent.loan.end - 1)
             # Read after that: it may have begun another one just now.
@@ -298,7 +301,8 @@ class Loans:
             # Celery counts those that are the node's own, when they begin.
             state.total_count[name] += number - lent.known[name]
         self._is_broken |= why == Why.BROKEN
-        if why != Why.ENDED:
+        lane.is_closing |= why == Why.LEAVING
+        if why not in (Why.ENDED, Why.LEAVING):
             self.recall()
         self._mend()
         self._on_end(worker)
