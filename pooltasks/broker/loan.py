@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pooltasks.broker.completion import Batch
-from pooltasks.broker.reservations import COMPLETE, RESERVE
-from pooltasks.broker.scripts import load
+from pooltasks.broker.reservations import COMPLETE
+from pooltasks.broker.scripts import Script, load
 from pooltasks.broker.wire import pack
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ NUMBERS = 500
 """Reservations that a worker may make with one loan."""
 WAIT_SECONDS = 0.25
 """How long the server lets a worker wait. A node that wants its wait back has it then."""
+
+TAKE = Script("take.lua")
 
 
 class Loan(NamedTuple):
@@ -48,7 +50,8 @@ class Loan(NamedTuple):
 
     def is_last_chance(self, message: bytes) -> bool:
         """Return whether a message has its last chance: it went back to its list."""
-        return message.startswith(b'{"deliveries": %d,' % self.last_chance)
+        its = self.last_chance
+        return its > 0 and message.startswith(b'{"deliveries": %d,' % its)
 
     @property
     def end(self) -> int:
@@ -70,25 +73,17 @@ class Loan(NamedTuple):
             redis.RedisError: The server is away, or refuses.
         """
         wire.send(pack(("SUBSCRIBE", *self.channels)))
-        load(wire, (RESERVE, COMPLETE))
+        load(wire, (TAKE, COMPLETE))
 
-    def ask(self, operation: int) -> bytes:
-        """Return the commands that wait for a message and reserve it, for two answers.
+    def wait(self) -> bytes:
+        """Return the command that waits for a message; :meth:`take` follows in the same write."""
+        return pack(("BLMOVE", self.queue, self.incoming, "RIGHT", "RIGHT", WAIT_SECONDS))
 
-        The second is as ``reserve.lua`` says.
-        """
+    def take(self, operation: int) -> bytes:
+        """Return the command that reserves the message; ``take.lua`` says what is answered."""
         keys = (self.unacked, self.epochs, self.incoming, self.queue)
-        place = 0
-        # As if there were another message with its last chance: this one stays in its list.
-        reserve = RESERVE.call(
-            keys,
-            (
-                *(1, self.last_chance, 1, self.identity, self.epoch),
-                *(self.reservation_of(operation), 1, place, 0),
-            ),
-        )
-        move = pack(("BLMOVE", self.queue, self.incoming, "RIGHT", "RIGHT", WAIT_SECONDS))
-        return move + reserve
+        reservation = self.reservation_of(operation)
+        return TAKE.call(keys, (self.identity, self.epoch, reservation, self.last_chance))
 
     def complete(self, operation: int, stored: StoredResult | None) -> bytes:
         """Return the command that stores a result, tells of it and acknowledges the message."""

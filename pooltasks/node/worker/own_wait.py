@@ -43,8 +43,6 @@ _IDLE_SECONDS = 1.0
 """Seconds without an operation after which a loan is returned."""
 _CONFIRMATION = 3
 """Bytes of the answer to a completion that is done."""
-_STRAYS = 3
-"""Messages in a row that the server has moved and put back, as they are the node's."""
 _AT_ONCE = 0.002
 """Seconds within which a message comes that waited already."""
 _IN_A_ROW = 8
@@ -170,24 +168,21 @@ class OwnWait:
         return why
 
     def _take_what_comes(self) -> Why:
-        since, strays = time.monotonic(), 0
+        loan = self._loan
+        wait, since = loan.wait(), time.monotonic()
         while self._goes_on():
-            moved, answer = self._exchange(self._loan.ask(self._number), 2)
-            for each in (moved, answer):
+            moved, message = self._exchange(wait + loan.take(self._number), 2)
+            for each in (moved, message):
                 if isinstance(each, Exception):
                     raise each  # the message that was moved may be in no list
-            is_stray = moved is not None and (not answer or self._loan.is_last_chance(moved))
-            strays = strays + 1 if is_stray else 0
-            if answer in (0, 1) or (not answer and strays >= _STRAYS):
+            if isinstance(message, int) or (moved is not None and loan.is_last_chance(moved)):
                 return Why.REFUSED
-            if not answer:
+            if message is None:
                 if time.monotonic() - since >= _IDLE_SECONDS:
                     return Why.IDLE
                 continue
-            if not self._take(answer[1]):
+            if not self._take(message):
                 return Why.HANDED_OVER
-            if strays:
-                return Why.REFUSED
             if self._is_crowded():
                 return Why.CROWDED
             since = time.monotonic()
