@@ -62,9 +62,9 @@ class Why(IntEnum):
     """A message came that is the node's."""
     REFUSED = 4
     """The server gives this node nothing, or not under these terms."""
-    LEAVING = 6
+    LEAVING = 5
     """The worker ends, to be replaced."""
-    BROKEN = 5
+    BROKEN = 6
     """The connection broke: the server may have reserved a message of which nobody knows."""
 
 
