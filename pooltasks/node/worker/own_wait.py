@@ -37,7 +37,7 @@ logger = get_logger(__name__)
 
 LONG = 0.02
 """Seconds of an operation whose end its node hears, as it may have begun to look after it."""
-SHORT = 0.002
+SHORT = 0.004
 """Seconds of operations of which a node that takes many at once does more than workers do."""
 _IDLE_SECONDS = 1.0
 """Seconds without an operation after which a loan is returned."""
