@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from pooltasks.task import Operation
 
 _LEAST = 0.1
 """Seconds that an operation always has. The worker itself refuses an operation after its
 deadline, with an error; a shorter limit would strike before it gets that far."""
+
+
+def seconds_left(headers: Mapping[str, Any], now: Callable[[], float]) -> float | None:
+    """Return the seconds until an operation's deadline; None: it has none.
+
+    Args:
+        headers: Of its message.
+        now: Returns seconds since the epoch, by the server's clock.
+    """
+    deadline = headers.get("deadline")
+    return deadline - now() if isinstance(deadline, int | float) else None
 
 
 def time_limits(

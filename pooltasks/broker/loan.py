@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pooltasks.broker.completion import Batch
-from pooltasks.broker.reservations import COMPLETE
+from pooltasks.broker.reservations import COMPLETE, trial_mark
 from pooltasks.broker.scripts import Script, load
 from pooltasks.broker.wire import pack
 
@@ -50,8 +50,7 @@ class Loan(NamedTuple):
 
     def is_last_chance(self, message: bytes) -> bool:
         """Return whether a message has its last chance: it went back to its list."""
-        its = self.last_chance
-        return its > 0 and message.startswith(b'{"deliveries": %d,' % its)
+        return self.last_chance > 0 and message.startswith(trial_mark(self.last_chance))
 
     @property
     def end(self) -> int:

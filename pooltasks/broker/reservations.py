@@ -71,6 +71,11 @@ START = Script("start.lua")
 ACKNOWLEDGE = Script("acknowledge.lua")
 
 
+def trial_mark(deliveries: int) -> bytes:
+    """Return the beginning of a message that has its last chance after so many deliveries."""
+    return b'{"deliveries": %d,' % deliveries
+
+
 def _nothing(_: str) -> bool:
     return False
 
@@ -115,7 +120,7 @@ class Reservations:
         self._session = session
         self._places = places
         self._last_chance = last_chance
-        self._trial_mark = b'{"deliveries": %d,' % last_chance
+        self._trial_mark = trial_mark(last_chance)
         self.is_lent: Callable[[str], bool] = _nothing
         """Returns whether a reservation may be that of a worker to which the wait is lent."""
         self._on_trial: str | None = None

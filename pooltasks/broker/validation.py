@@ -89,7 +89,7 @@ def read_operation(
 
 def _open(payload: dict[str, Any], protection: Protection, queue: str) -> None:
     """Check the signature of a message, and decrypt its body."""
-    body = _body(payload)
+    body = body_of(payload)
     text = protection.open(queue, payload["headers"], payload.get("content-type"), body)
     if text is not body:
         payload["content-type"] = _JSON
@@ -101,10 +101,15 @@ def _unpack(payload: dict[str, Any]) -> None:
     compression = payload["headers"].pop("compression")
     if not isinstance(compression, str):
         raise TypeError("its header 'compression' is no text")
-    _replace_body(payload, decompress(_body(payload), compression, MAX_MESSAGE_BYTES).decode())
+    _replace_body(payload, decompress(body_of(payload), compression, MAX_MESSAGE_BYTES).decode())
 
 
-def _body(payload: dict[str, Any]) -> bytes:
+def body_of(payload: dict[str, Any]) -> bytes:
+    """Return the body of a message.
+
+    Raises:
+        ValueError: Its encoding is not known, or it is not encoded so.
+    """
     encoding = payload["properties"].get("body_encoding")
     body: str = payload["body"]
     if encoding == "base64":
@@ -125,7 +130,7 @@ def _from_protocol_1(payload: dict[str, Any]) -> None:
     It does the same as ``celery.worker.strategy.proto1_to_proto2``, which works on
     decoded bodies; here nothing is decoded but JSON.
     """
-    body = _decode(_body(payload).decode())
+    body = _decode(body_of(payload).decode())
     if not isinstance(body, dict) or "task" not in body:
         raise ValueError("neither its headers nor its body name an operation")
     args, kwargs = body.pop("args", []), body.pop("kwargs", {})
@@ -273,4 +278,4 @@ def _headers_of(message: bytes) -> Any:
     headers = payload["headers"]
     if "task" in headers or "id" in headers:
         return headers
-    return json.loads(_body(payload))
+    return json.loads(body_of(payload))

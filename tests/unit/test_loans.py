@@ -104,7 +104,7 @@ class Node:
         self.written.append(pickle.loads(worker.lane.unsent[4:]))  # noqa: S301  our own
         worker.lane.unsent = None
 
-    # What an intake does.
+    # The intake's part.
 
     def may_lend(self) -> bool:
         return self.may
@@ -134,7 +134,7 @@ class Node:
     def join_again(self) -> None:
         self.joined += 1
 
-    # What a test does.
+    # The test's part.
 
     def submit(self, reservation: str = "mine", owner: Any = None) -> Any:
         call = Call(Kind.OPERATION, "op", b"", reservation=reservation)
@@ -162,6 +162,13 @@ class Node:
         number = self.loan(worker).operation + nth
         assert self.workers[worker].lane.turn.begin(number)
         return number
+
+    def begin_at_server(self, worker: int = 0) -> tuple[int, str]:
+        """Do so with a message that the server still has; return its reservation too."""
+        number = self.begin(worker)
+        reservation = self.loan(worker).reservation_of(number)
+        self.at_server[reservation] = b"message"
+        return number, reservation
 
     def look(self) -> None:
         looks, self.later = self.later, []
@@ -298,9 +305,7 @@ def test_a_short_operation_costs_the_node_nothing(
 def test_a_long_operation_is_made_the_nodes_own_and_ends_as_others(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = node.begin()
-    reservation = node.loan().reservation_of(number)
-    node.at_server[reservation] = b"message"
+    number, reservation = node.begin_at_server()
     pass_time(monkeypatch, 5.0)
     node.look()
     node.look()
@@ -319,8 +324,7 @@ def test_a_long_operation_is_made_the_nodes_own_and_ends_as_others(
 def test_a_worker_with_a_long_operation_does_not_keep_its_node_from_lending(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = node.begin()
-    node.at_server[node.loan().reservation_of(number)] = b"message"
+    node.begin_at_server()
     pass_time(monkeypatch, 5.0)
     node.look()
     node.answer()
@@ -338,8 +342,7 @@ def test_a_worker_with_a_long_operation_does_not_keep_its_node_from_lending(
 def test_an_operation_that_ends_meanwhile_stays_the_workers(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = node.begin()
-    node.at_server[node.loan().reservation_of(number)] = b"message"
+    number, _ = node.begin_at_server()
     pass_time(monkeypatch, 5.0)
     node.look()
     node.dispatch.on_done(node.workers[0], number, SUCCEEDED, None, LONG, True)
@@ -351,9 +354,7 @@ def test_an_operation_that_ends_meanwhile_stays_the_workers(
 def test_an_operation_that_the_consumer_cannot_take_yet_is_asked_for_again(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = node.begin()
-    reservation = node.loan().reservation_of(number)
-    node.at_server[reservation] = b"message"
+    _, reservation = node.begin_at_server()
     node.hears = False
     pass_time(monkeypatch, 5.0)
     node.look()
@@ -383,9 +384,7 @@ def test_a_message_that_was_handed_over_is_the_nodes(node: Node) -> None:
 def test_a_node_with_another_identity_leaves_the_messages_to_those_that_have_them_now(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = node.begin()
-    reservation = node.loan().reservation_of(number)
-    node.at_server[reservation] = b"message"
+    number, reservation = node.begin_at_server()
     node.identity = "another"
     node.loans.on_handed(node.workers[1], "501", b"message")
     node.loans.on_fetched(node.workers[0], number, reservation, b"message")
@@ -398,9 +397,7 @@ def test_a_node_with_another_identity_leaves_the_messages_to_those_that_have_the
 def test_an_operation_of_a_dead_worker_is_lost_and_its_reservation_nobody_elses(
     node: Node,
 ) -> None:
-    number = node.begin()
-    reservation = node.loan().reservation_of(number)
-    node.at_server[reservation] = b"message"
+    _, reservation = node.begin_at_server()
     dead = node.workers.pop(0)
     node.open_to.remove(dead)
     node.loans.on_gone(dead)
@@ -433,8 +430,7 @@ def test_after_a_lost_connection_the_node_joins_again_when_all_loans_are_back(no
 def test_a_long_operation_delays_that_only_until_it_is_known(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = node.begin(1)
-    node.at_server[node.loan(1).reservation_of(number)] = b"message"
+    node.begin_at_server(1)
     node.give_back(0, Why.BROKEN)
     pass_time(monkeypatch, 5.0)
     node.look()
@@ -476,9 +472,7 @@ def test_nothing_goes_back_before_all_deaths_that_were_seen_together_are_known(n
 
 
 def test_an_end_that_came_before_its_message_was_found_is_the_end(node: Node) -> None:
-    number = node.begin()
-    reservation = node.loan().reservation_of(number)
-    node.at_server[reservation] = b"message"
+    number, reservation = node.begin_at_server()
     dead = node.workers.pop(0)
     node.loans.on_fetched(dead, number, reservation, b"message")
     node.dispatch.on_done(dead, number, SUCCEEDED, None, 0.001, False)

@@ -224,8 +224,7 @@ class Intake:
             return
         if self._loans is not None and self._loans.goes_on():
             self.is_caught_up = False  # whatever has come meanwhile
-            if not self.pause.is_refused():
-                reservations.complete()
+            self._complete()
             return
         is_asking = session.intake.is_owed()
         room = 0 if is_asking else self.room()
@@ -233,12 +232,15 @@ class Intake:
             wait = room > 0 and self.is_caught_up and not reservations.completion
             wait = wait and not session.is_retired
             if self._loans is not None and self._loans.begin(is_crowded=not self.is_caught_up):
-                if not self.pause.is_refused():
-                    reservations.complete()
+                self._complete()
                 return
             reservations.reserve(max(0, room), self._on_reserved, self._on_refused, wait=wait)
-        elif (not is_asking or reservations.is_waiting) and not self.pause.is_refused():
-            reservations.complete()
+        elif not is_asking or reservations.is_waiting:
+            self._complete()
+
+    def _complete(self) -> None:
+        if not self.pause.is_refused():
+            self.reservations.complete()
 
     def room(self) -> int:
         """Return for how many messages there is room now."""

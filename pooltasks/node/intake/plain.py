@@ -8,7 +8,6 @@ else to its node.
 from __future__ import annotations
 
 import json
-from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 from celery.app import trace
@@ -19,13 +18,13 @@ from celery.worker.request import Request
 from pooltasks import keys
 from pooltasks.broker.serialization import is_decoded_by_kombu
 from pooltasks.broker.uniqueness import HEADER
-from pooltasks.broker.validation import read_operation
+from pooltasks.broker.validation import body_of, read_operation
 from pooltasks.node.intake.checks import check_arguments, check_body
 from pooltasks.node.intake.message import TYPED
 from pooltasks.node.intake.request import OperationRequest
 from pooltasks.node.intake.request_class import refusal
 from pooltasks.task import Operation
-from pooltasks.time_limits import time_limits
+from pooltasks.time_limits import seconds_left, time_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 celerys_logger = get_logger("celery.worker.strategy")
 
-SHORTEST_LIMIT = 1.0
+_SHORTEST_LIMIT = 1.0
 """Seconds of the shortest time limit of which a node learns in time."""
 _PARTS = {"body", "content-type", "content-encoding", "headers", "properties"}
 """The parts of a message as its producer sent it: what scripts and nodes note stands beside."""
@@ -86,12 +85,8 @@ class PlainOperations:
         task = self._task(headers["task"])
         if task is None or not self._has_time(task, headers):
             return None
-        body, encoding = payload["body"], properties.get("body_encoding")
-        if encoding is not None:
-            if encoding != "base64":
-                return None
-            body = b64decode(body)
-        text = body.decode() if isinstance(body, bytes) else body
+        body = body_of(payload)
+        text = body.decode()
         content = json.loads(text)
         check_body(content)
         args, kwargs, _ = content
@@ -122,13 +117,11 @@ class PlainOperations:
         """Return whether no limit of an operation is so short that its node has to know at once."""
         hard, soft = headers.get("timelimit") or (None, None)
         if isinstance(task, Operation):
-            deadline = headers.get("deadline")
-            is_due = isinstance(deadline, int | float)
-            left = deadline - self._app.pooltasks.clock.now() if is_due else None
+            left = seconds_left(headers, self._app.pooltasks.clock.now)
             hard, soft = time_limits((hard, soft), task, self._limit, left)
         else:  # a plain Celery task has Celery's limits
             hard, soft = hard or task.time_limit, soft or task.soft_time_limit
-        return all(limit is None or limit >= SHORTEST_LIMIT for limit in (hard, soft))
+        return all(limit is None or limit >= _SHORTEST_LIMIT for limit in (hard, soft))
 
     @staticmethod
     def _log(headers: Mapping[str, Any]) -> None:

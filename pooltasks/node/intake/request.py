@@ -23,7 +23,7 @@ from pooltasks.node.worker.outcome import Fate, How
 from pooltasks.node.workforce.jobs import Blame, Call, Kind
 from pooltasks.pool_settings import PoolSettings
 from pooltasks.task import Operation
-from pooltasks.time_limits import time_limits
+from pooltasks.time_limits import seconds_left, time_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -373,9 +373,7 @@ class OperationRequest(Request):
             return hard or task.time_limit, soft or task.soft_time_limit
         asks_pool = soft is None and self._is_in_a_pool()
         of_pool = self._pool_settings().operation_timeout if asks_pool else None
-        deadline = self._request_dict.get("deadline")
-        is_due = isinstance(deadline, int | float)
-        left = deadline - self._app.pooltasks.clock.now() if is_due else None
+        left = seconds_left(self._request_dict, self._app.pooltasks.clock.now)
         return time_limits(self._asked, task, of_pool, left)
 
     @time_limits.setter

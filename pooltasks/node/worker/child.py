@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import terminate_handler_fired
@@ -218,7 +218,7 @@ class WorkerProcess(Worker):
         while done < most:
             message = self.wait_for_job()
             if message and message[0] == LOAN:
-                number, leave = self._own_wait().serve(Loan(*message[1]), most - done)
+                number, leave = self._own_wait.serve(Loan(*message[1]), most - done)
                 done += number
                 if leave is not None:
                     raise leave
@@ -324,6 +324,7 @@ class WorkerProcess(Worker):
             events.finish(ended.raised)  # now: no soft limit interrupts it any more
         return ended, None if keeper is None else keeper.release(identifier), seconds
 
+    @cached_property
     def _own_wait(self) -> OwnWait:
         app, hostname = self.initargs
         settings = self.plan.settings

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pooltasks.node.workforce.jobs import Job, Worker
     from pooltasks.node.workforce.lent import Lender
 
-LOOK = 0.04
+_LOOK = 0.04
 """Seconds between two looks at the workers that have loans."""
 _TAKES_LONG = 2 * LONG
 """Seconds after which an operation is made the node's own."""
@@ -119,7 +119,8 @@ class Loans:
         if not self._may_begin(now) or (is_crowded and self._dispatch.durations.mean <= SHORT):
             return False
         self._is_lending, self._began = True, now
-        return self.goes_on()
+        self._lend_to_idle()
+        return True
 
     def goes_on(self) -> bool:
         """Return whether the wait is lent; lend it to workers that are idle by now."""
@@ -128,11 +129,14 @@ class Loans:
         if self._dispatch.waiting or not self._may_lend():
             self.recall()
             return False
+        self._lend_to_idle()
+        return True
+
+    def _lend_to_idle(self) -> None:
         for worker in list(self._open_to):
             lane = worker.lane
             if not (lane.is_busy() or lane.is_stuck() or lane.unsent):
                 self._lend(worker)
-        return True
 
     def _measure(self, now: float) -> None:
         at, before = self._measured
@@ -168,7 +172,7 @@ class Loans:
 
     def _look_later(self) -> None:
         self._looks = True
-        self._hub.call_later(LOOK, self._look)
+        self._hub.call_later(_LOOK, self._look)
 
     # The node looks on.
 
